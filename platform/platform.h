@@ -1,0 +1,185 @@
+// Platform: the interface to what runs guest code. Nothing above this room knows which platform it
+// is.
+//
+// A Platform makes AddressSpaces (one per guest address space) and Contexts (one per guest task).
+// Kernel workers call next_event() to receive tasks that need the kernel. No call of this interface
+// waits for guest code or for a stub: memory orders are queued, a resume that depends on them is
+// held back by the platform, and what was freed may be used again only when the platform says so
+// (AddressSpace::defer). Everything here may be called by any worker.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "abi/registers.h"
+#include "abi/user_ptr.h"
+#include "base/ref.h"
+#include "base/result.h"
+
+namespace caisson::platform {
+
+class AddressSpace;
+class Context;
+
+// Work to be done when all memory orders posted before it are acknowledged (or their stub process
+// is gone).
+class Deferred {
+ public:
+  virtual ~Deferred() = default;
+  virtual void run() = 0;
+};
+
+// A host file that stubs can map, always read-only and shared. Dropping the last reference lets the
+// platform close it when no order names it any more.
+class MappableFile : public RefCounted<MappableFile> {
+ public:
+  virtual ~MappableFile() = default;
+};
+
+enum class Backing : uint8_t {
+  kMemory,          // the guest memory file, writable: the guest may mprotect(2) it to anything
+  kMemoryReadOnly,  // the guest memory file through a read-only descriptor: can never be opened for
+                    // writing
+  kFile,            // a MappableFile
+};
+
+struct MapOrder {
+  GuestAddr addr = 0;   // multiple of kPageSize
+  uint64_t length = 0;  // bytes, multiple of kPageSize
+  int prot = 0;         // PROT_*
+  Backing backing = Backing::kMemory;
+  MappableFile* file = nullptr;  // for kFile; the address space takes a reference
+  uint64_t offset = 0;           // in the memory file or the host file, multiple of kPageSize
+  bool populate = false;         // MAP_POPULATE
+};
+
+// The platform's mapping target: one guest address space. Orders are carried out in the order in
+// which they are posted and cannot fail for a correct caller; if the host refuses one, the platform
+// reports kDied to every context in here.
+class AddressSpace : public RefCounted<AddressSpace> {
+ public:
+  virtual ~AddressSpace() = default;
+  // Replaces whatever was mapped in the range.
+  virtual void map(const MapOrder& order) = 0;
+  virtual void unmap(GuestAddr addr, uint64_t length) = 0;
+  virtual void protect(GuestAddr addr, uint64_t length, int prot) = 0;
+  // Runs `work` once everything posted so far is acknowledged; on any worker, with no lock held.
+  virtual void defer(std::unique_ptr<Deferred> work) = 0;
+  // Host mappings that the orders so far have left at most; the host's limit is vm.max_map_count.
+  virtual size_t mapping_count() const = 0;
+};
+
+enum class EventKind : uint8_t {
+  kSyscall,    // regs().orig_rax and arguments; rip is after the instruction
+  kFault,      // a synchronous exception: see fault()
+  kInterrupt,  // answer to Context::interrupt(), possibly late or spurious
+  kFrame,      // answer to fetch_vector_state()
+  kDied,       // the stub is gone or broke its protocol: end the guest process
+};
+
+struct Fault {
+  int signo = 0;        // SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP
+  int code = 0;         // si_code
+  uint64_t addr = 0;    // si_addr
+  uint64_t trapno = 0;  // as in ucontext's REG_TRAPNO
+  uint64_t error_code =
+      0;  // as in ucontext's REG_ERR: for page faults bit 1 is a write, bit 4 an instruction fetch
+};
+
+// One guest task's execution state. The kernel owns it except between resume() and the event that
+// follows.
+class Context {
+ public:
+  virtual ~Context() = default;
+
+  // The kernel's Task; set once before start.
+  void set_owner(void* owner) { owner_ = owner; }
+  void* owner() const { return owner_; }
+
+  Registers& regs() { return regs_; }
+  const Registers& regs() const { return regs_; }
+  EventKind event() const { return event_; }
+  const Fault& fault() const { return fault_; }
+  // AUDIT_ARCH_* of a kSyscall event; anything but AUDIT_ARCH_X86_64 came by int 0x80.
+  uint32_t syscall_arch() const { return syscall_arch_; }
+
+  // Moves the task into `space` (fork, clone: before the first resume; exec: between events). A
+  // null space gives the stub thread back: the task ends or is between address spaces.
+  virtual void attach(RefOrNull<AddressSpace> space) = 0;
+  // Hands the task to its stub thread as soon as its address space has carried out what was posted.
+  virtual void resume() = 0;
+  // Makes the task come back soon with an event (kInterrupt unless another comes first). Harmless
+  // when the task is not in the guest. If it does not come back by the platform's deadline, the
+  // event is kDied.
+  virtual void interrupt() = 0;
+  // Forces the end of a task that is in the guest without waiting for its cooperation; kDied
+  // follows.
+  virtual void kill() = 0;
+
+  // Vector and x87 state in the XSAVE layout of a signal frame (Linux: struct _fpstate),
+  // vector_state_size() bytes. It is at hand after kFault, kInterrupt, kFrame and trapped system
+  // calls; otherwise fetch it: the task is then in the guest until a kFrame (or kDied) event comes.
+  virtual bool has_vector_state() const = 0;
+  virtual void fetch_vector_state() = 0;
+  virtual void read_vector_state(std::span<std::byte> out) const = 0;
+  // Untrusted input is allowed: the platform makes it loadable. Works before the first resume too.
+  virtual void write_vector_state(std::span<const std::byte> in) = 0;
+  // The state that exec(2) starts with.
+  virtual void reset_vector_state() = 0;
+
+  // Host thread CPU time that this task has used, in nanoseconds.
+  virtual uint64_t cpu_time_ns() const = 0;
+
+ protected:
+  Registers regs_{};
+  Fault fault_{};
+  EventKind event_ = EventKind::kSyscall;
+  uint32_t syscall_arch_ = 0;
+  void* owner_ = nullptr;
+};
+
+// What a worker asks before it goes to sleep, so that no work is missed. Called often: must be
+// cheap and lock-free.
+class WorkSource {
+ public:
+  virtual ~WorkSource() = default;
+  virtual bool has_work() const = 0;
+};
+
+class Platform {
+ public:
+  virtual ~Platform() = default;
+
+  virtual uint64_t map_unit()
+      const = 0;  // granularity that mappings should be aligned to for speed; 0 if none
+  virtual GuestAddr min_user_address() const = 0;  // lowest address that guests may map
+  virtual GuestAddr max_user_address() const = 0;  // first address that guests may not use
+  virtual bool cooperatively_schedules_address_space() const = 0;
+  virtual bool supports_address_space_io() const = 0;
+  virtual bool detects_cpu_preemption() const = 0;
+  virtual bool has_host_global_memory_barrier() const = 0;
+  virtual bool owns_page_tables() const = 0;
+
+  virtual Result<Ref<AddressSpace>> new_address_space() = 0;
+  virtual Result<std::unique_ptr<Context>> new_context() = 0;
+  // Duplicates `host_fd` (opened for reading) into the stubs' descriptor table.
+  virtual Result<Ref<MappableFile>> new_mappable_file(int host_fd) = 0;
+  virtual size_t vector_state_size() const = 0;
+  // Address of the vDSO image that every address space holds above max_user_address(), for
+  // AT_SYSINFO_EHDR; 0 if none.
+  virtual GuestAddr vdso_address() const = 0;
+
+  // Number of workers that the kernel shall start; worker i calls bind_worker(i) first, which pins
+  // it to its CPU.
+  virtual int worker_count() const = 0;
+  virtual void bind_worker(int worker) = 0;
+  // Waits for a context with an event; returns nullptr when `source` has work instead. Polls or
+  // sleeps as it pays.
+  virtual Context* next_event(int worker, const WorkSource& source) = 0;
+  // Kernel work was added: makes a sleeping worker return from next_event(). From any thread.
+  virtual void ring() = 0;
+};
+
+}  // namespace caisson::platform
