@@ -10,6 +10,8 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 set(CMAKE_C_FLAGS_RELEASE "-O2 -DNDEBUG")
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")  # light: the debug and sanitizer trees are built by every ./dev test
+set(CMAKE_C_FLAGS_DEBUG "-O1 -g1")
 
 set(CAISSON_SANITIZE "" CACHE STRING "Sanitizers for libraries and unit tests, e.g. address,undefined or thread")
 
@@ -23,8 +25,11 @@ if(CAISSON_SANITIZE)
   add_compile_definitions(CAISSON_SANITIZED)
 endif()
 find_program(CAISSON_MOLD mold)
+find_program(CAISSON_LLD ld.lld)
 if(CAISSON_MOLD)
   add_link_options(-fuse-ld=mold)
+elseif(CAISSON_LLD)
+  add_link_options(-fuse-ld=lld)
 endif()
 include_directories(${CMAKE_SOURCE_DIR})
 find_package(Threads REQUIRED)
@@ -39,11 +44,38 @@ function(caisson_library name)
   target_link_libraries(${name} PUBLIC ${ARG_DEPS})
 endfunction()
 
-# caisson_unit_test(NAME SOURCES... [DEPS...]): a GoogleTest program that ctest runs, label "unit".
-function(caisson_unit_test name)
+# caisson_program(NAME SOURCES... [DEPS...]): a static-PIE program in the top of the build directory.
+function(caisson_program name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fno-exceptions>)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+  if(NOT CAISSON_SANITIZE)
+    target_link_options(${name} PRIVATE -static-pie)
+  endif()
+endfunction()
+
+# What the sanitizer trees build: all unit tests, and those of threaded rooms.
+add_custom_target(unit_tests)
+add_custom_target(tsan_tests)
+
+# caisson_unit_test(NAME [TSAN] [NO_SANITIZERS] SOURCES... [DEPS...]): a GoogleTest program that ctest
+# runs, label "unit". TSAN: threads are its subject, so it runs under TSan too (label "tsan").
+# NO_SANITIZERS: it maps fixed addresses or clones by hand, which sanitizers cannot follow.
+function(caisson_unit_test name)
+  cmake_parse_arguments(ARG "TSAN;NO_SANITIZERS" "" "SOURCES;DEPS" ${ARGN})
+  if(CAISSON_SANITIZE AND ARG_NO_SANITIZERS)
+    return()
+  endif()
+  set(labels unit)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main Threads::Threads)
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 120)
+  add_dependencies(unit_tests ${name})
+  if(ARG_TSAN)
+    list(APPEND labels tsan)
+    add_dependencies(tsan_tests ${name})
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${labels}" TIMEOUT 120)
 endfunction()
