@@ -110,9 +110,10 @@ class Context {
   virtual void attach(RefOrNull<AddressSpace> space) = 0;
   // Hands the task to its stub thread as soon as its address space has carried out what was posted.
   virtual void resume() = 0;
-  // Makes the task come back soon with an event (kInterrupt unless another comes first). Harmless
-  // when the task is not in the guest. If it does not come back by the platform's deadline, the
-  // event is kDied.
+  // Makes the task come back soon with an event (kInterrupt unless another comes first). Sticky: one
+  // that races with resume() and comes just before it makes that resume() come back. Otherwise
+  // harmless when the task is not in the guest. If it does not come back by the platform's deadline,
+  // the event is kDied.
   virtual void interrupt() = 0;
   // Forces the end of a task that is in the guest without waiting for its cooperation; kDied
   // follows.
