@@ -26,14 +26,16 @@ const char* lock_rank_name(LockRank rank) {
       return "kSignalHandlers";
     case LockRank::kTask:
       return "kTask";
-    case LockRank::kMmMappings:
-      return "kMmMappings";
-    case LockRank::kMemoryFile:
-      return "kMemoryFile";
     case LockRank::kFutexBucket:
       return "kFutexBucket";
     case LockRank::kPipe:
       return "kPipe";
+    case LockRank::kMmMappings:
+      return "kMmMappings";
+    case LockRank::kPageIndex:
+      return "kPageIndex";
+    case LockRank::kMemoryFile:
+      return "kMemoryFile";
     case LockRank::kEpoll:
       return "kEpoll";
     case LockRank::kWaitQueue:

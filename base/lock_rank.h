@@ -23,19 +23,20 @@ enum class LockRank : uint8_t {
   kSignalHandlers,   // kernel/signal: dispositions and pending signals; several at once only while
                      // kTaskSet is held
   kTask,             // kernel: one task's shared fields
+  kFutexBucket,      // kernel/futex: address order among buckets; guest words are read under it
+  kPipe,             // fs: one pipe or socket pair buffer; copies guest memory under it
   kMmMappings,       // mm: vmas and pmas; two at once: fork, parent before child
-  kMemoryFile,       // mm: the page allocator
-  kFutexBucket,      // kernel/futex: address order among buckets
-  kPipe,             // fs: one pipe or socket pair buffer
-  kEpoll,            // fs: epoll interest and ready lists; inside the polled file's lock never
-  kWaitQueue,        // kernel/waiter: the waiters of one object
-  kTimers,           // kernel/time: the timer heap
-  kRunQueue,         // kernel: tasks that are ready to run
-  kAddressSpace,     // platform: one stub process, its orders and threads
-  kPlatform,         // platform: pool, slots, registered files
-  kEventLoop,        // host: watched descriptors and deadlines
-  kLog,              // base: log sink
-  kLeaf,             // nothing may be taken under it
+  kPageIndex,     // fs, mm: which memory-file ranges hold a file's data (Mappable); taken under mm
+  kMemoryFile,    // mm: the page allocator
+  kEpoll,         // fs: epoll interest and ready lists; inside the polled file's lock never
+  kWaitQueue,     // kernel/waiter: the waiters of one object
+  kTimers,        // kernel/time: the timer heap
+  kRunQueue,      // kernel: tasks that are ready to run
+  kAddressSpace,  // platform: one stub process, its orders and threads
+  kPlatform,      // platform: pool, slots, registered files
+  kEventLoop,     // host: watched descriptors and deadlines
+  kLog,           // base: log sink
+  kLeaf,          // nothing may be taken under it
 };
 
 const char* lock_rank_name(LockRank rank);

@@ -1,0 +1,65 @@
+// Mappable: what a file implements so that it can be mapped into guest memory.
+//
+// One per file (inode), handed out by the file's description; address spaces keep a reference as
+// long as a mapping exists. A mappable is of one of three kinds:
+//   kHostFile: a host file; stubs map it read-only through a platform::MappableFile, the kernel
+//              process reads it through kernel_view(). Writable private mappings are copies.
+//   kMemory:   the data live in the MemoryFile (tmpfs, memfd, shared anonymous memory, SysV shm).
+//   kZero:     /dev/zero: a private mapping is anonymous memory.
+// Calls come with mm locks and possibly file locks held: implementations take only locks that rank
+// after kMmMappings (kPageIndex) and never call back into mm. read_at() alone is called with no
+// lock of mm held. Linux: struct address_space and vm_operations.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "base/ref.h"
+#include "base/result.h"
+#include "mm/memory_file.h"
+#include "platform/platform.h"
+
+namespace caisson {
+
+// What /proc/PID/maps shows of a file.
+struct MappedFileInfo {
+  uint32_t device_major = 0;
+  uint32_t device_minor = 0;
+  uint64_t inode = 0;
+  std::string path;  // as the guest sees it; " (deleted)" included
+};
+
+class Mappable : public RefCounted<Mappable> {
+ public:
+  enum class Kind : uint8_t { kHostFile, kMemory, kZero };
+
+  virtual ~Mappable() = default;
+  virtual Kind kind() const = 0;
+  // Bytes now; accesses to whole pages beyond it get SIGBUS.
+  virtual uint64_t size() const = 0;
+  // Short only at the end of the file. May block on the host's disk.
+  virtual Result<size_t> read_at(uint64_t offset, std::span<std::byte> out) = 0;
+  virtual MappedFileInfo info() const = 0;
+  // The same for all mappables of one file: shared futexes are told apart by it.
+  virtual const void* identity() const { return this; }
+
+  // kHostFile only.
+  virtual Result<Ref<platform::MappableFile>> host_file() { return Errno(ENODEV); }
+  // Where the kernel process can read [offset, offset + *length), after shortening *length to what
+  // is contiguous; null if it can't. Stays valid as long as the mappable. Fault-guarded access
+  // only.
+  virtual const std::byte* kernel_view(uint64_t offset, uint64_t* length) { return nullptr; }
+
+  // kMemory only: the memory that holds `offset` (page aligned) and at most `length` bytes after
+  // it. Takes a reference on the range for the caller. Holes are filled with new pages.
+  virtual Result<MemoryRange> memory_range(uint64_t offset, uint64_t length) {
+    return Errno(ENODEV);
+  }
+  // kMemory only: madvise(MADV_REMOVE), a hole of zeros.
+  virtual Result<void> punch_hole(uint64_t offset, uint64_t length) { return Errno(EOPNOTSUPP); }
+};
+
+}  // namespace caisson

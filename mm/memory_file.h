@@ -1,0 +1,106 @@
+// MemoryFile: the one host file that holds all guest memory, and the allocator of its pages.
+//
+// One per sandbox, owned by the runtime. The file is sparse and very large: offsets are cheap,
+// pages cost at the first touch. It is mapped whole and shared into the kernel process; stubs map
+// parts of it. Every allocated byte range carries a reference count (a process' private memory has
+// 1; shared mappings and memory filesystems share ranges). A range that loses its last reference is
+// punched out of the file at once, so callers release only what no stub can reach any more
+// (platform::AddressSpace::defer). Linux: mm/shmem.c.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace caisson {
+
+inline constexpr uint64_t kPageSize = 4096;
+inline constexpr uint64_t kHugePageSize = 2 * 1024 * 1024;
+
+constexpr uint64_t page_down(uint64_t value) { return value & ~(kPageSize - 1); }
+constexpr bool is_page_aligned(uint64_t value) { return (value & (kPageSize - 1)) == 0; }
+// Wraps to 0 for the last page of the 64-bit range: check for it where a guest gave the value.
+constexpr uint64_t page_up(uint64_t value) { return page_down(value + kPageSize - 1); }
+
+// Bytes [offset, offset + length) of the memory file, whole pages.
+struct MemoryRange {
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  uint64_t end() const { return offset + length; }
+  bool empty() const { return length == 0; }
+  friend bool operator==(const MemoryRange&, const MemoryRange&) = default;
+};
+
+class MemoryFile {
+ public:
+  // Sets the size of the (empty) file `rw` to `size`, a multiple of 2 MiB, and maps it.
+  static Result<std::unique_ptr<MemoryFile>> create(UniqueFd rw, uint64_t size);
+  ~MemoryFile();
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+
+  int fd() const { return fd_.get(); }
+  uint64_t size() const { return size_; }
+  // Where the kernel process sees `offset`. Touch it only through mm/safe_copy.h: the memory limit
+  // shows as SIGBUS.
+  std::byte* at(uint64_t offset) const { return base_ + offset; }
+
+  // A zero-filled range with one reference. Ranges of 2 MiB and more begin at an offset that is
+  // congruent to `align_like` modulo 2 MiB, so that huge pages fit. ENOMEM: no offsets left.
+  Result<MemoryRange> allocate(uint64_t length, uint64_t align_like = 0);
+  // Exactly [offset, offset + length) if it is free.
+  bool try_allocate_at(uint64_t offset, uint64_t length);
+  void add_reference(MemoryRange range);
+  // Drops one reference of every byte of the ranges; what has none left is punched and free.
+  void release(std::span<const MemoryRange> ranges);
+  void release(MemoryRange range) { release(std::span(&range, 1)); }
+  // As release(), for ranges that were never touched: nothing to punch.
+  void release_untouched(MemoryRange range);
+  // Replaces the content by zeros and gives the pages back; the reference counts stay.
+  void discard(MemoryRange range);
+
+  // The next run of pages that hold data in `range`; empty when there is none.
+  MemoryRange next_data(MemoryRange range) const;
+  // Copies host-side without mapping the target (Linux writes whole pages without zeroing them
+  // first). ENOMEM at the memory limit.
+  Result<void> copy_pages(uint64_t target_offset, uint64_t source_offset, uint64_t length);
+  // Writes kernel memory into the file.
+  Result<void> write(uint64_t offset, std::span<const std::byte> data);
+
+  uint64_t allocated_bytes() const;
+  // Bytes in use by pages, as the host counts them.
+  uint64_t resident_bytes() const;
+
+ private:
+  struct Extent {
+    uint64_t end;
+    uint32_t references;
+  };
+  MemoryFile(UniqueFd fd, std::byte* base, uint64_t size);
+
+  void add_free_locked(uint64_t offset, uint64_t end) REQUIRES(mutex_);
+  void take_free_locked(uint64_t free_offset, uint64_t offset, uint64_t end) REQUIRES(mutex_);
+  void split_locked(uint64_t offset) REQUIRES(mutex_);
+  // Drops references; appends what became free.
+  void drop_locked(MemoryRange range, std::vector<MemoryRange>& freed) REQUIRES(mutex_);
+  void punch(MemoryRange range);
+
+  const UniqueFd fd_;
+  std::byte* const base_;
+  const uint64_t size_;
+  mutable Mutex<LockRank::kMemoryFile> mutex_;
+  std::map<uint64_t, Extent> extents_ GUARDED_BY(mutex_);                    // allocated, by offset
+  std::map<uint64_t, uint64_t> free_ GUARDED_BY(mutex_);                     // free: offset to end
+  std::set<std::pair<uint64_t, uint64_t>> free_by_size_ GUARDED_BY(mutex_);  // (length, offset)
+  uint64_t allocated_ GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace caisson

@@ -1,0 +1,298 @@
+// MemoryManager: one guest address space. Linux: struct mm_struct.
+//
+// Shared by the tasks of a process and by CLONE_VM and vfork children (Ref). Owns the platform's
+// AddressSpace, the vmas and pmas and through them the guest's memory. The kernel reads and writes
+// guest memory through its own mapping of the memory file, never through the stub. Nothing here
+// waits for a stub: changes are posted as orders, and memory is given back when the platform says
+// that no stub can reach it any more. Guests may unmap or protect their own memory behind our back:
+// only these structures count, a fault puts the stub's mapping right.
+//
+// Locks: mappings_ (rank kMmMappings), shared for copies, exclusive for changes. All methods may be
+// called by any worker and take addresses and lengths straight from the guest.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "abi/user_ptr.h"
+#include "base/ref.h"
+#include "base/result.h"
+#include "base/shared_mutex.h"
+#include "mm/futex_key.h"
+#include "mm/mappable.h"
+#include "mm/memory_file.h"
+#include "mm/vma.h"
+#include "platform/platform.h"
+
+namespace caisson {
+
+inline constexpr uint64_t kNoLimit = ~uint64_t{0};
+
+// The rlimits that memory calls obey. RLIM_INFINITY is kNoLimit.
+struct MemoryLimits {
+  uint64_t address_space = kNoLimit;  // RLIMIT_AS
+  uint64_t data = kNoLimit;           // RLIMIT_DATA
+  uint64_t stack = 8 * 1024 * 1024;   // RLIMIT_STACK
+  uint64_t locked = 8 * 1024 * 1024;  // RLIMIT_MEMLOCK
+};
+
+struct MmapRequest {
+  GuestAddr addr = 0;
+  uint64_t length = 0;
+  int prot = 0;
+  int flags = 0;              // MAP_*
+  RefOrNull<Mappable> file;   // null with MAP_ANONYMOUS
+  uint64_t offset = 0;        // bytes
+  bool file_readable = true;  // how the descriptor was opened
+  bool file_writable = false;
+  bool no_exec = false;   // the file is on a noexec mount
+  bool may_lock = false;  // CAP_IPC_LOCK
+};
+
+// How far a copy came. error is 0 when all of it was done.
+struct [[nodiscard]] CopyResult {
+  size_t done = 0;
+  Errno error{0};
+  bool ok() const { return error.value() == 0; }
+  Result<void> result() const {
+    if (!ok()) return error;
+    return {};
+  }
+};
+
+enum class Access : uint8_t { kRead, kWrite, kExecute };
+
+// What to do about a fault of a guest task.
+struct FaultOutcome {
+  enum class Kind : uint8_t {
+    kHandled,      // resume the task
+    kSignal,       // send `signo` with `code` and the fault's address
+    kOutOfMemory,  // the memory limit is reached: someone must be killed
+  };
+  Kind kind = Kind::kHandled;
+  int signo = 0;
+  int code = 0;
+};
+
+// Bytes, for /proc/PID/status and statm.
+struct MemoryUse {
+  uint64_t total = 0;
+  uint64_t peak_total = 0;
+  uint64_t resident = 0;
+  uint64_t data = 0;
+  uint64_t stack = 0;
+  uint64_t text = 0;
+  uint64_t library = 0;
+  uint64_t locked = 0;
+  uint64_t shared = 0;
+};
+
+// Where exec put the program: /proc/PID/stat, cmdline, environ, auxv.
+struct ProgramLayout {
+  GuestAddr code_start = 0, code_end = 0;
+  GuestAddr data_start = 0, data_end = 0;
+  GuestAddr brk_start = 0;
+  GuestAddr stack_start = 0;
+  GuestAddr arguments_start = 0, arguments_end = 0;
+  GuestAddr environment_start = 0, environment_end = 0;
+  std::vector<uint64_t> auxv;  // type, value pairs with AT_NULL
+};
+
+class MemoryManager final : public RefCounted<MemoryManager> {
+ public:
+  static Result<Ref<MemoryManager>> create(platform::Platform& platform, MemoryFile& memory,
+                                           const MemoryLimits& limits, bool randomize = true);
+  // fork(2): a copy in an address space of its own.
+  Result<Ref<MemoryManager>> fork();
+  ~MemoryManager();
+
+  platform::AddressSpace& address_space() const { return *space_; }
+  MemoryFile& memory_file() const { return memory_; }
+  void set_limits(const MemoryLimits& limits);
+
+  // --- Copies. Each checks the guest's protection; EFAULT after partial progress as Linux.
+  CopyResult copy_in(void* to, GuestAddr from, size_t length);
+  CopyResult copy_out(GuestAddr to, const void* from, size_t length);
+  CopyResult zero_out(GuestAddr to, size_t length);
+  // As a debugger (ptrace, /proc/PID/mem): ignores protection, copies private pages when it writes.
+  CopyResult copy_in_forced(void* to, GuestAddr from, size_t length);
+  CopyResult copy_out_forced(GuestAddr to, const void* from, size_t length);
+  // A string of at most `max` bytes with its NUL; ENAMETOOLONG if there is no NUL within them.
+  Result<std::string> copy_in_string(GuestAddr from, size_t max);
+  Result<std::string> copy_in_string(UserCString from, size_t max) {
+    return copy_in_string(from.addr(), max);
+  }
+  template <typename T>
+  Result<T> copy_in(UserIn<T> from) {
+    return copy_in_value<T>(from.addr());
+  }
+  template <typename T>
+  Result<T> copy_in(UserInOut<T> from) {
+    return copy_in_value<T>(from.addr());
+  }
+  template <typename T>
+  Result<void> copy_out(UserOut<T> to, const T& value) {
+    return copy_out(to.addr(), &value, sizeof(T)).result();
+  }
+  template <typename T>
+  Result<void> copy_out(UserInOut<T> to, const T& value) {
+    return copy_out(to.addr(), &value, sizeof(T)).result();
+  }
+
+  // --- Futex words. `addr` must be a multiple of 4 (callers give EINVAL before).
+  Result<uint32_t> load_u32(GuestAddr addr);
+  // What was there before; the exchange happened if that equals `expected`.
+  Result<uint32_t> compare_exchange_u32(GuestAddr addr, uint32_t expected, uint32_t desired);
+  // `shared` is false for FUTEX_PRIVATE_FLAG. EFAULT if nothing readable is mapped.
+  Result<FutexKey> futex_key(GuestAddr addr, bool shared);
+
+  // --- System calls. Errors are Linux's.
+  Result<GuestAddr> mmap(const MmapRequest& request);
+  Result<void> munmap(GuestAddr addr, uint64_t length);
+  Result<void> mprotect(GuestAddr addr, uint64_t length, int prot);
+  Result<GuestAddr> mremap(GuestAddr old_addr, uint64_t old_length, uint64_t new_length, int flags,
+                           GuestAddr new_addr);
+  Result<void> madvise(GuestAddr addr, uint64_t length, int advice);
+  // The new break, or the old one when it can't be moved.
+  GuestAddr brk(GuestAddr addr);
+  Result<void> msync(GuestAddr addr, uint64_t length, int flags);
+  // One byte a page, bit 0: resident.
+  Result<std::vector<uint8_t>> mincore(GuestAddr addr, uint64_t length);
+  Result<void> mlock(GuestAddr addr, uint64_t length, bool on_fault, bool may_lock);
+  Result<void> munlock(GuestAddr addr, uint64_t length);
+  Result<void> mlockall(int flags, bool may_lock);
+  Result<void> munlockall();
+  // prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME).
+  Result<void> set_anonymous_name(GuestAddr addr, uint64_t length, std::string name);
+
+  // A synchronous fault of a guest task. `host_signo` is the signal that the host gave the stub
+  // (SIGSEGV or SIGBUS).
+  FaultOutcome handle_fault(GuestAddr addr, Access access, int host_signo);
+
+  // --- exec. The loader maps segments with mmap().
+  // Where a position-independent program goes: below two thirds of the address space, as Linux.
+  GuestAddr random_program_base();
+  void set_brk_start(GuestAddr addr);
+  // Makes the stack and returns its end (the first address above it).
+  Result<GuestAddr> make_stack(bool executable);
+  void set_program(ProgramLayout layout);
+  ProgramLayout program() const;
+
+  // --- /proc.
+  std::string maps_text() const;
+  std::string smaps_text() const;
+  MemoryUse usage() const;
+  bool is_mapped(GuestAddr addr) const;
+
+ private:
+  template <typename T>
+  Result<T> copy_in_value(GuestAddr from) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    alignas(T) std::byte bytes[sizeof(T)];
+    CopyResult copied = copy_in(bytes, from, sizeof(T));
+    if (!copied.ok()) return copied.error;
+    return __builtin_bit_cast(T, bytes);
+  }
+
+  // What a change leaves behind; declared before the lock is taken, so that files are let go after
+  // it. Memory is released when the platform has acknowledged the orders.
+  struct Garbage {
+    explicit Garbage(MemoryManager& mm) : mm(mm) {}
+    ~Garbage();
+    Garbage(const Garbage&) = delete;
+    Garbage& operator=(const Garbage&) = delete;
+    MemoryManager& mm;
+    std::vector<MemoryRange> ranges;
+    std::vector<RefOrNull<Mappable>> files;
+  };
+  // A private copy of file pages, made without the lock, for [start, end).
+  struct PreparedCopy {
+    GuestAddr start = 0;
+    GuestAddr end = 0;
+    RefOrNull<Mappable> file;
+    uint64_t offset = 0;
+    MemoryRange range;
+  };
+
+  MemoryManager(platform::Platform& platform, MemoryFile& memory,
+                Ref<platform::AddressSpace> space);
+
+  // memory_layout.cc
+  void choose_layout(bool randomize);
+  Result<GuestAddr> find_free_locked(GuestAddr hint, uint64_t length, int flags, uint64_t alignment)
+      REQUIRES(mappings_);
+  bool is_free_locked(GuestAddr start, uint64_t length) const REQUIRES(mappings_);
+  GuestAddr top_gap_locked(GuestAddr low, GuestAddr high, uint64_t length, uint64_t alignment)
+      REQUIRES(mappings_);
+  GuestAddr bottom_gap_locked(GuestAddr low, GuestAddr high, uint64_t length) REQUIRES(mappings_);
+
+  // memory_manager.cc
+  void account_locked(const Vma& vma, bool add) REQUIRES(mappings_);
+  VmaSet::iterator insert_vma_locked(Vma vma) REQUIRES(mappings_);
+  VmaSet::iterator merge_vma_locked(VmaSet::iterator it) REQUIRES(mappings_);
+  void merge_vmas_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
+  void remove_locked(GuestAddr start, GuestAddr end, Garbage& garbage) REQUIRES(mappings_);
+  void drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& garbage, bool post)
+      REQUIRES(mappings_);
+  PmaSet::iterator insert_pma_locked(const Pma& pma) REQUIRES(mappings_);
+  void post_map_locked(const Vma& vma, const Pma& pma) REQUIRES(mappings_);
+  bool fits_limits_locked(uint64_t added, bool is_data) const REQUIRES(mappings_);
+  bool near_mapping_limit() const;
+  uint64_t locked_bytes_locked(GuestAddr start, GuestAddr end) const REQUIRES(mappings_);
+
+  // memory_backing.cc
+  Result<MemoryRange> allocate_private_locked(GuestAddr start, uint64_t length) REQUIRES(mappings_);
+  Result<void> back_locked(const Vma& vma, GuestAddr start, GuestAddr end) REQUIRES(mappings_);
+  Result<void> back_run_locked(const Vma& vma, GuestAddr start, GuestAddr end) REQUIRES(mappings_);
+  Result<PreparedCopy> prepare_copy(Ref<Mappable> file, uint64_t offset, GuestAddr start,
+                                    GuestAddr end);
+  void install_copy_locked(const Vma& vma, PreparedCopy& copy, Garbage& garbage)
+      REQUIRES(mappings_);
+  bool find_copies_locked(GuestAddr start, GuestAddr end, std::vector<PreparedCopy>& wanted) const
+      REQUIRES_SHARED(mappings_);
+  Result<void> make_accessible(GuestAddr addr, Access access, bool forced, bool repost);
+  bool grow_stack_locked(GuestAddr addr) REQUIRES(mappings_);
+
+  // memory_access.cc
+  template <typename F>
+  CopyResult access_run(GuestAddr addr, size_t length, Access access, bool forced, F&& copy);
+  std::byte* translate_locked(GuestAddr addr, Access access, uint64_t* length) const
+      REQUIRES_SHARED(mappings_);
+  template <typename F>
+  Result<uint32_t> access_word(GuestAddr addr, Access access, F&& operation);
+
+  platform::Platform& platform_;
+  MemoryFile& memory_;
+  const Ref<platform::AddressSpace> space_;
+
+  mutable SharedMutex<LockRank::kMmMappings> mappings_;
+  VmaSet vmas_ GUARDED_BY(mappings_);
+  PmaSet pmas_ GUARDED_BY(mappings_);
+  uint64_t generation_ GUARDED_BY(mappings_) = 0;  // counts changes of vmas and pmas
+  MemoryLimits limits_ GUARDED_BY(mappings_);
+  ProgramLayout program_ GUARDED_BY(mappings_);
+  GuestAddr brk_start_ GUARDED_BY(mappings_) = 0;
+  GuestAddr brk_end_ GUARDED_BY(mappings_) = 0;
+  int lock_future_ GUARDED_BY(mappings_) = 0;  // MCL_FUTURE and MCL_ONFAULT as set
+  MemoryUse use_ GUARDED_BY(mappings_);        // resident is counted when asked
+  // Highest gap search: no gap above search_top_ is larger than largest_gap_above_.
+  GuestAddr search_top_ GUARDED_BY(mappings_) = 0;
+  uint64_t largest_gap_above_ GUARDED_BY(mappings_) = 0;
+  // Unused offsets: private memory is carved from the top of this, so that mappings which grow
+  // downwards are contiguous in the file too and the host can merge them.
+  MemoryRange carve_ GUARDED_BY(mappings_);
+  // The same for the heap, which grows upwards from the bottom.
+  MemoryRange heap_carve_ GUARDED_BY(mappings_);
+
+  // Set once before start.
+  GuestAddr min_addr_ = 0;
+  GuestAddr max_addr_ = 0;
+  GuestAddr mmap_base_ = 0;
+  GuestAddr stack_top_ = 0;
+  bool randomize_ = true;
+};
+
+}  // namespace caisson

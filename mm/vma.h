@@ -1,0 +1,141 @@
+// Vma and Pma: the two interval maps of one address space.
+//
+// A Vma is what Linux would show in /proc/PID/maps: protection, flags, file. A Pma says which bytes
+// of the memory file or of a host file stand behind a part of one Vma right now, and so what the
+// stub has mapped there. Every Pma lies inside one Vma and repeats its protection, so that an
+// access by the kernel needs one look-up only. Both are guarded by the lock of their MemoryManager.
+#pragma once
+
+#include <cstdint>
+#include <iterator>
+#include <map>
+
+#include "abi/user_ptr.h"
+#include "base/ref.h"
+#include "mm/mappable.h"
+
+namespace caisson {
+
+enum VmaFlag : uint32_t {
+  kVmaShared = 1 << 0,
+  kVmaGrowsDown = 1 << 1,
+  kVmaNoReserve = 1 << 2,
+  kVmaLocked = 1 << 3,
+  kVmaDontFork = 1 << 4,
+  kVmaWipeOnFork = 1 << 5,
+  kVmaDontDump = 1 << 6,
+  kVmaHugePage = 1 << 7,
+  kVmaNoHugePage = 1 << 8,
+  kVmaSequential = 1 << 9,
+  kVmaRandom = 1 << 10,
+  kVmaMergeable = 1 << 11,
+  kVmaLockOnFault = 1 << 12,
+};
+
+enum class VmaKind : uint8_t { kPlain, kHeap, kStack };
+
+struct Vma {
+  GuestAddr start = 0;
+  GuestAddr end = 0;
+  int prot = 0;      // PROT_*
+  int max_prot = 7;  // what mprotect may set
+  uint32_t flags = 0;
+  VmaKind kind = VmaKind::kPlain;
+  RefOrNull<Mappable> file;
+  uint64_t offset = 0;  // of `start` in the file
+  std::string name;     // PR_SET_VMA_ANON_NAME
+
+  uint64_t length() const { return end - start; }
+  bool has(uint32_t flag) const { return (flags & flag) != 0; }
+  bool is_shared() const { return has(kVmaShared); }
+  bool is_private_writable() const { return !is_shared() && (prot & 2) != 0; }
+  uint64_t file_offset(GuestAddr addr) const { return offset + (addr - start); }
+  // Can `next`, which begins where this ends, become part of this?
+  bool can_merge(const Vma& next) const;
+};
+
+struct Pma {
+  enum class Kind : uint8_t {
+    kPrivate,   // memory-file range of this address space alone
+    kShared,    // memory-file range that others may map too; this mapping holds a reference
+    kHostFile,  // read-only pages of the Vma's file
+  };
+  GuestAddr start = 0;
+  GuestAddr end = 0;
+  uint64_t offset = 0;  // of `start`, in the memory file or the host file
+  Kind kind = Kind::kPrivate;
+  uint8_t prot = 0;
+  bool read_only = false;           // mapped through a descriptor that can't write
+  const std::byte* view = nullptr;  // kernel address of `start`; null: not looked up yet
+
+  uint64_t length() const { return end - start; }
+  bool in_memory_file() const { return kind != Kind::kHostFile; }
+  MemoryRange range() const { return {offset, length()}; }
+};
+
+// Non-overlapping intervals [start, end), by address. T has start, end, offset and the like; how a
+// part is cut off is told by trim_front(T&, GuestAddr).
+template <typename T>
+class IntervalMap {
+  using Map = std::map<GuestAddr, T>;
+
+ public:
+  using iterator = typename Map::iterator;
+  using const_iterator = typename Map::const_iterator;
+
+  bool empty() const { return map_.empty(); }
+  size_t size() const { return map_.size(); }
+  iterator begin() { return map_.begin(); }
+  iterator end() { return map_.end(); }
+  const_iterator begin() const { return map_.begin(); }
+  const_iterator end() const { return map_.end(); }
+
+  // The interval that holds `addr`, or end().
+  iterator find(GuestAddr addr) {
+    auto it = first_ending_after(addr);
+    return it != map_.end() && it->second.start <= addr ? it : map_.end();
+  }
+  const_iterator find(GuestAddr addr) const { return const_cast<IntervalMap*>(this)->find(addr); }
+  // The first interval whose end is above `addr`: holds it or lies above it.
+  iterator first_ending_after(GuestAddr addr) {
+    auto it = map_.upper_bound(addr);
+    if (it != map_.begin()) {
+      auto before = std::prev(it);
+      if (before->second.end > addr) return before;
+    }
+    return it;
+  }
+  const_iterator first_ending_after(GuestAddr addr) const {
+    return const_cast<IntervalMap*>(this)->first_ending_after(addr);
+  }
+  bool overlaps(GuestAddr start, GuestAddr end) const {
+    auto it = first_ending_after(start);
+    return it != map_.end() && it->second.start < end;
+  }
+  // The range must be free.
+  iterator insert(T value) {
+    GuestAddr start = value.start;
+    return map_.emplace(start, std::move(value)).first;
+  }
+  iterator erase(iterator it) { return map_.erase(it); }
+  // Makes `addr` a boundary; returns the first interval at or above it.
+  iterator split(GuestAddr addr) {
+    auto it = first_ending_after(addr);
+    if (it == map_.end() || it->second.start >= addr) return it;
+    T upper = it->second;
+    it->second.end = addr;
+    trim_front(upper, addr);
+    return map_.emplace_hint(std::next(it), addr, std::move(upper));
+  }
+
+ private:
+  Map map_;
+};
+
+void trim_front(Vma& vma, GuestAddr addr);
+void trim_front(Pma& pma, GuestAddr addr);
+
+using VmaSet = IntervalMap<Vma>;
+using PmaSet = IntervalMap<Pma>;
+
+}  // namespace caisson
