@@ -29,6 +29,9 @@ MATCHER_P(FailsWith, expected, "fails with " + errno_name(expected)) {
   return error == expected;
 }
 
+// The call returned -1, for whatever reason.
+MATCHER(Fails, "fails") { return static_cast<long>(arg) == -1; }
+
 // The call did not return -1.
 MATCHER(Succeeds, "succeeds") {
   const int error = errno;
