@@ -1,0 +1,185 @@
+// start_process(): starts a program, with credentials, namespaces, terminal, cgroup and descriptors
+// as asked, or says which step failed and why.
+//
+// A plain start is one line: start_process("/bin/true", {"true"}). The child shares the caller's
+// memory until it runs the program (as after vfork(2)), so that a start costs the same from a large
+// process as from a small one; copies_memory() says for which attributes it cannot.
+//
+// Signals: the child gets the caller's mask; handled signals are reset, ignored ones stay ignored,
+// as after execve(2). No pthread_atfork() function runs. The calling thread is not interrupted
+// by signals until the program runs; other threads go on.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "caisson/sys/clone_flags.h"
+#include "caisson/sys/signal.h"
+#include "caisson/sys/wait.h"
+
+namespace caisson::sys {
+
+// User and groups that the child takes on.
+struct Credential {
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  std::vector<uint32_t> groups = {};
+  bool no_set_groups = false;  // leave the supplementary groups as they are
+};
+
+// One line of a user namespace's map, user_namespaces(7).
+struct SysProcIDMap {
+  int64_t container_id = 0;
+  int64_t host_id = 0;
+  int64_t size = 0;
+};
+
+// In the order in which the child applies them, but for the namespaces.
+struct SysProcAttr {
+  // Set on clone: any CLONE_* but those that would let the child change the caller (see
+  // check_attributes in sys/start_check.cc: EINVAL).
+  uint64_t clone_flags = 0;
+  // Unshared by the child, after its process group and terminal. With CLONE_NEWNS all mounts also
+  // become private to it.
+  uint64_t unshare_flags = 0;
+  // Written for a CLONE_NEWUSER in either set of flags. An ordinary user may map itself, with
+  // gid_mappings_enable_setgroups off.
+  std::vector<SysProcIDMap> uid_mappings = {};
+  std::vector<SysProcIDMap> gid_mappings = {};
+  bool gid_mappings_enable_setgroups = false;
+
+  bool use_cgroup_fd = false;  // start inside the cgroup (v2) whose directory is cgroup_fd
+  int cgroup_fd = -1;
+
+  bool setsid = false;
+  bool setpgid = false;  // join process group pgid; 0: a new one
+  int pgid = 0;
+  // Make that process group (implies setpgid) the terminal's foreground one. `ctty` is the
+  // caller's descriptor. Not together with setctty.
+  bool foreground = false;
+  bool noctty = false;   // give up the controlling terminal (descriptor 0)
+  bool setctty = false;  // take `ctty`, the child's descriptor; needs setsid
+  int ctty = 0;
+
+  std::string chroot = {};  // the working directory stays outside unless `dir` is set too
+  std::optional<Credential> credential = std::nullopt;
+  std::vector<uint32_t> ambient_caps = {};  // capability numbers, kept across credential and exec
+  // Sent to the child when the calling *thread* ends, prctl(2) PR_SET_PDEATHSIG. A child whose
+  // parent is gone already does not run the program.
+  Signal pdeathsig = {};
+  bool ptrace = false;  // PTRACE_TRACEME: the child stops at exec; the calling thread traces
+};
+
+struct ProcAttr {
+  std::string dir = {};  // working directory; empty: the caller's
+  // The environment; nullopt: a snapshot of environ().
+  std::optional<std::vector<std::string>> env = std::nullopt;
+  // files[i] becomes descriptor i; -1: closed. Any order, duplicates and swaps are right.
+  std::vector<int> files = {0, 1, 2};
+  // Let the caller's other descriptors through unless they are close-on-exec. Otherwise the child
+  // has nothing but `files`.
+  bool keep_other_files = false;
+  SysProcAttr sys = {};
+};
+
+// Where a start failed.
+enum class Step : uint8_t {
+  // In the caller.
+  kAttributes,    // what was asked for makes no sense; StartError::detail names the field
+  kReport,        // the socket between caller and child
+  kClone,         // clone3(2), clone(2)
+  kUidMap,        // /proc/PID/uid_map
+  kSetgroupsMap,  // /proc/PID/setgroups
+  kGidMap,        // /proc/PID/gid_map
+  kChild,         // the child was killed before it could run the program
+  // In the child, in this order.
+  kSignalReset,  // rt_sigaction(2); only where the host lacks CLONE_CLEAR_SIGHAND
+  kCgroup,       // cgroup.procs; only where the host lacks CLONE_INTO_CGROUP
+  kKeepCaps,     // prctl(2) PR_SET_KEEPCAPS, for ambient_caps
+  kMapWait,      // talking to the caller about the maps
+  kSetsid,
+  kSetpgid,
+  kForeground,  // ioctl_tty(2) TIOCSPGRP
+  kUnshare,
+  kMountPrivate,  // mount(2) of / as private
+  kChroot,
+  kSetgroups,
+  kSetgid,
+  kSetuid,
+  kCapget,
+  kCapset,
+  kAmbientCaps,  // prctl(2) PR_CAP_AMBIENT_RAISE; index: in ambient_caps
+  kChdir,
+  kPdeathsig,
+  kFiles,        // dup3(2) and fcntl(2); index: in files
+  kCloseOthers,  // close_range(2) or /proc/self/fd
+  kNoctty,       // TIOCNOTTY
+  kSetctty,      // TIOCSCTTY
+  kPtrace,
+  kSignalMask,  // rt_sigprocmask(2)
+  kExec,
+};
+
+// "setgroups", "exec".
+std::string_view step_name(Step step);
+
+struct [[nodiscard]] StartError {
+  Step step;
+  Errno code;
+  int index = -1;           // which entry of a list; -1: not about a list
+  std::string detail = {};  // for kAttributes: the field and what is wrong with it
+
+  // "setgroups: Operation not permitted", "files[3]: Bad file descriptor",
+  // "argv[1] holds a NUL byte: Invalid argument".
+  std::string text() const;
+  Error to_error() const;
+};
+
+// A started child. Owns its pidfd; destroying it neither kills nor reaps the child.
+class Process {
+ public:
+  Process(int pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
+
+  int pid() const { return pid_; }
+  // Readable once the child has ended; -1 where the host has no pidfds.
+  int pidfd() const { return pidfd_.get(); }
+  UniqueFd take_pidfd() { return std::move(pidfd_); }
+
+  // Through the pidfd: never reaches a stranger that was given the same number. ESRCH once reaped.
+  Result<void> kill(Signal signal) const;
+  // Waits for the end and reaps; signals to the caller do not end the wait. ECHILD: reaped already,
+  // by us or by another, or SIGCHLD is ignored.
+  Result<WaitResult> wait();
+  // The same without waiting: nullopt while the child runs.
+  Result<std::optional<WaitResult>> try_wait();
+
+ private:
+  Result<WaitResult> wait_with(int options);
+
+  int pid_;
+  UniqueFd pidfd_;
+  bool reaped_ = false;
+};
+
+// argv must not be empty; argv[0] is the program's name for itself. `path` is not searched for.
+Result<Process, StartError> start_process(const std::string& path,
+                                          const std::vector<std::string>& argv,
+                                          const ProcAttr& attr = {});
+// The same; only the number comes back.
+Result<int, StartError> fork_exec(const std::string& path, const std::vector<std::string>& argv,
+                                  const ProcAttr& attr = {});
+
+// Does a start with these attributes copy the caller's memory map first, as fork(2) does? True for
+//  - credential: a process that changes its ids makes the memory it runs in undumpable, and that
+//    must not happen to the caller's;
+//  - CLONE_NEWTIME, and unshare_flags with CLONE_VM or CLONE_SIGHAND: Linux refuses them for shared
+//    memory.
+bool copies_memory(const ProcAttr& attr);
+
+}  // namespace caisson::sys

@@ -1,0 +1,91 @@
+// ChildPlan: all that the child does between clone and exec, prepared by the caller.
+//
+// One per start, on the caller's stack. In shared-memory mode the child reads and writes the very
+// object; in copied-memory mode its own copy, and it reports through report_fd.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "caisson/sys/start.h"
+
+namespace caisson::sys::internal {
+
+// Message between caller and child on the report socket. The end of the stream without a kFailure
+// but with a kExecuting before it means that the program runs.
+struct Report {
+  enum Kind : int32_t {
+    kFailure,    // child -> caller: step, error, index
+    kWantMaps,   // child -> caller: I am in my user namespace
+    kMapsDone,   // caller -> child
+    kExecuting,  // child -> caller: nothing is left to do but exec
+  };
+  int32_t kind;
+  int32_t step;
+  int32_t error;
+  int32_t index;
+};
+
+// struct __user_cap_header_struct and __user_cap_data_struct, version 3.
+struct CapHeader {
+  uint32_t version;
+  int32_t pid;
+};
+struct CapData {
+  uint32_t effective;
+  uint32_t permitted;
+  uint32_t inheritable;
+};
+
+struct ChildPlan {
+  const char* path = nullptr;
+  char* const* argv = nullptr;
+  char* const* envp = nullptr;
+  const char* dir = nullptr;     // null: stay
+  const char* chroot = nullptr;  // null: stay
+
+  int* files = nullptr;  // the child's own list, changed as descriptors move
+  int file_count = 0;
+  bool move_files = false;  // some descriptor is above its place: two passes are needed
+  bool close_others = true;
+
+  uint64_t caller_mask = 0;  // the caller's signal mask
+  uint64_t unshare_flags = 0;
+  bool reset_signals = false;     // no CLONE_CLEAR_SIGHAND
+  int join_cgroup_fd = -1;        // no CLONE_INTO_CGROUP
+  bool maps_after_clone = false;  // the caller writes the maps of the namespace from clone
+  bool maps_after_unshare = false;
+  bool setsid = false;
+  bool setpgid = false;
+  bool foreground = false;
+  bool noctty = false;
+  bool setctty = false;
+  bool ptrace = false;
+  bool has_credential = false;
+  bool set_groups = false;
+  int pgid = 0;
+  int ctty = 0;
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  const uint32_t* groups = nullptr;
+  size_t group_count = 0;
+  const uint32_t* ambient_caps = nullptr;
+  size_t ambient_cap_count = 0;
+  int pdeathsig = 0;
+  int parent_pid = 0;     // what getppid(2) gives while the caller lives
+  int parent_pidfd = -1;  // instead of it where the child cannot see the caller's number
+
+  int report_fd = -1;         // the child's end; -1: shared memory and vfork, no socket
+  int report_caller_fd = -1;  // the caller's end, to be closed in the child
+
+  // Results in shared memory.
+  volatile bool executing = false;
+  volatile int failed_step = -1;
+  volatile int failed_error = 0;
+  volatile int failed_index = -1;
+};
+
+// The child. Never returns.
+[[noreturn]] void run_child(ChildPlan* plan);
+
+}  // namespace caisson::sys::internal

@@ -1,0 +1,131 @@
+#include "caisson/sys/process.h"
+
+#include <unistd.h>
+
+#include "caisson/sys/environment.h"
+#include "caisson/sys/start.h"
+#include "host/raw_syscall.h"
+
+namespace caisson::sys {
+
+using host::raw_arg;
+using host::raw_syscall;
+using host::RawResult;
+
+namespace {
+
+bool holds_nul(const std::string& text) { return text.find('\0') != std::string::npos; }
+
+Result<void> exec_with(const std::string& path, const std::vector<std::string>& argv,
+                       char* const* envp) {
+  if (holds_nul(path) || argv.empty()) return Errno(EINVAL);
+  std::vector<char*> pointers;
+  for (const std::string& text : argv) {
+    if (holds_nul(text)) return Errno(EINVAL);
+    pointers.push_back(const_cast<char*>(text.c_str()));
+  }
+  pointers.push_back(nullptr);
+  return raw_syscall(SYS_execve, raw_arg(path.c_str()), raw_arg(pointers.data()), raw_arg(envp))
+      .error();
+}
+
+// waitid(2) gives code and status apart; put together as wait4(2) would.
+WaitStatus status_from(const siginfo_t& info) {
+  const uint32_t status = static_cast<uint32_t>(info.si_status);
+  switch (info.si_code) {
+    case CLD_EXITED:
+      return WaitStatus((status & 0xff) << 8);
+    case CLD_DUMPED:
+      return WaitStatus(status | 0x80);
+    default:
+      return WaitStatus(status);
+  }
+}
+
+}  // namespace
+
+int getpid() { return static_cast<int>(raw_syscall(SYS_getpid).value()); }
+
+int getpagesize() { return static_cast<int>(::sysconf(_SC_PAGESIZE)); }
+
+Result<Rlimit> getrlimit(int resource) {
+  Rlimit limit;
+  TRY(raw_syscall(SYS_prlimit64, 0, resource, 0, raw_arg(&limit)).result());
+  return limit;
+}
+
+Result<void> setrlimit(int resource, const Rlimit& limit) {
+  TRY(raw_syscall(SYS_prlimit64, 0, resource, raw_arg(&limit), 0).result());
+  return {};
+}
+
+Result<void> kill(int pid, Signal signal) {
+  TRY(raw_syscall(SYS_kill, pid, signal.number()).result());
+  return {};
+}
+
+Result<void> exec(const std::string& path, const std::vector<std::string>& argv) {
+  return exec_with(path, argv, environment_snapshot()->pointers());
+}
+
+Result<void> exec(const std::string& path, const std::vector<std::string>& argv,
+                  const std::vector<std::string>& env) {
+  for (const std::string& text : env)
+    if (holds_nul(text)) return Errno(EINVAL);
+  return exec_with(path, argv, EnvironmentSnapshot(env).pointers());
+}
+
+void exit(int code) {
+  for (;;) raw_syscall(SYS_exit_group, code).ignore();
+}
+
+Result<WaitResult> wait4(int pid, int options) {
+  WaitResult result;
+  uint32_t word = 0;
+  result.pid = static_cast<int>(
+      TRY(raw_syscall(SYS_wait4, pid, raw_arg(&word), options, raw_arg(&result.rusage)).result()));
+  result.status = WaitStatus(word);
+  return result;
+}
+
+Result<void> Process::kill(Signal signal) const {
+  if (reaped_) return Errno(ESRCH);
+  if (!pidfd_.valid()) return sys::kill(pid_, signal);
+  TRY(raw_syscall(SYS_pidfd_send_signal, pidfd_.get(), signal.number(), 0, 0).result());
+  return {};
+}
+
+Result<WaitResult> Process::wait_with(int options) {
+  if (reaped_) return Errno(ECHILD);
+  for (;;) {
+    WaitResult result;
+    RawResult waited(0);
+    if (pidfd_.valid()) {
+      siginfo_t info{};
+      waited = raw_syscall(SYS_waitid, P_PIDFD, pidfd_.get(), raw_arg(&info),
+                           WEXITED | __WALL | options, raw_arg(&result.rusage));
+      result.pid = info.si_pid;
+      if (info.si_pid != 0) result.status = status_from(info);
+    } else {
+      uint32_t word = 0;
+      waited =
+          raw_syscall(SYS_wait4, pid_, raw_arg(&word), __WALL | options, raw_arg(&result.rusage));
+      result.pid = static_cast<int>(waited.value());
+      result.status = WaitStatus(word);
+    }
+    if (waited.value() == -EINTR) continue;
+    if (!waited.ok()) return waited.error();
+    if (result.pid != 0) reaped_ = true;
+    return result;
+  }
+}
+
+Result<WaitResult> Process::wait() { return wait_with(0); }
+
+Result<std::optional<WaitResult>> Process::try_wait() {
+  WaitResult result = TRY(wait_with(WNOHANG));
+  if (result.pid == 0) return std::optional<WaitResult>();
+  return std::optional<WaitResult>(result);
+}
+
+}  // namespace caisson::sys

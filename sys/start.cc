@@ -1,0 +1,276 @@
+#include "caisson/sys/start.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "caisson/sys/environment.h"
+#include "caisson/sys/fork_lock.h"
+#include "host/raw_syscall.h"
+#include "sys/child.h"
+#include "sys/clone.h"
+#include "sys/id_maps.h"
+#include "sys/start_check.h"
+
+namespace caisson::sys {
+namespace {
+
+using host::raw_arg;
+using host::raw_syscall;
+using host::RawResult;
+using internal::ChildPlan;
+using internal::Report;
+
+// run_child() needs less than 2 KiB. On the caller's own stack: no mmap and munmap per start.
+constexpr size_t kChildStackSize = 8192;
+
+// All signals of this thread, the C library's internal ones too: the child must not run a handler
+// in shared memory.
+class SignalBlock {
+ public:
+  SignalBlock() {
+    const uint64_t all = ~uint64_t{0};
+    raw_syscall(SYS_rt_sigprocmask, SIG_BLOCK, raw_arg(&all), raw_arg(&before_), sizeof(before_))
+        .ignore();
+  }
+  ~SignalBlock() {
+    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&before_), 0, sizeof(before_)).ignore();
+  }
+  SignalBlock(const SignalBlock&) = delete;
+  SignalBlock& operator=(const SignalBlock&) = delete;
+  uint64_t before() const { return before_; }
+
+ private:
+  uint64_t before_ = 0;
+};
+
+std::vector<char*> pointers_to(const std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  pointers.reserve(strings.size() + 1);
+  for (const std::string& text : strings) pointers.push_back(const_cast<char*>(text.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+// One start. Lives on the caller's stack for its duration; owns all that the plan points to.
+class Start {
+ public:
+  Start(const std::string& path, const std::vector<std::string>& argv, const ProcAttr& attr);
+  Result<Process, StartError> run(bool want_pidfd);
+
+ private:
+  std::optional<StartError> prepare();
+  std::optional<StartError> supervise(int pid);
+  std::optional<StartError> outcome_from_memory() const;
+  void reap(int pid) const;
+
+  const SysProcAttr& sys() const { return attr_.sys; }
+  // Both parts run at a time, so a socket connects them instead of vfork's suspension.
+  bool needs_socket() const {
+    return copies_memory(attr_) || plan_.maps_after_clone || plan_.maps_after_unshare;
+  }
+
+  const ProcAttr& attr_;
+  std::shared_ptr<const EnvironmentSnapshot> environment_;
+  std::vector<char*> argv_;
+  std::vector<char*> env_;
+  std::vector<int> files_;
+  ChildPlan plan_;
+  UniqueFd report_;        // the caller's end
+  UniqueFd child_report_;  // the child's end
+  UniqueFd parent_pidfd_;
+};
+
+Start::Start(const std::string& path, const std::vector<std::string>& argv, const ProcAttr& attr)
+    : attr_(attr), argv_(pointers_to(argv)), files_(attr.files) {
+  plan_.path = path.c_str();
+  plan_.argv = argv_.data();
+  if (attr.env) {
+    env_ = pointers_to(*attr.env);
+    plan_.envp = env_.data();
+  } else {
+    environment_ = environment_snapshot();
+    plan_.envp = environment_->pointers();
+  }
+  plan_.dir = attr.dir.empty() ? nullptr : attr.dir.c_str();
+  plan_.chroot = sys().chroot.empty() ? nullptr : sys().chroot.c_str();
+  plan_.files = files_.data();
+  plan_.file_count = static_cast<int>(files_.size());
+  plan_.close_others = !attr.keep_other_files;
+  for (int i = 0; i < plan_.file_count; ++i)
+    if (files_[i] >= 0 && files_[i] < i) plan_.move_files = true;
+
+  const bool has_maps = !sys().uid_mappings.empty() || !sys().gid_mappings.empty();
+  plan_.maps_after_clone = has_maps && (sys().clone_flags & CLONE_NEWUSER) != 0;
+  plan_.maps_after_unshare = has_maps && !plan_.maps_after_clone;
+  plan_.unshare_flags = sys().unshare_flags;
+  plan_.setsid = sys().setsid;
+  plan_.setpgid = sys().setpgid;
+  plan_.pgid = sys().pgid;
+  plan_.foreground = sys().foreground;
+  plan_.noctty = sys().noctty;
+  plan_.setctty = sys().setctty;
+  plan_.ctty = sys().ctty;
+  plan_.ptrace = sys().ptrace;
+  if (sys().credential) {
+    const Credential& credential = *sys().credential;
+    plan_.has_credential = true;
+    plan_.uid = credential.uid;
+    plan_.gid = credential.gid;
+    plan_.groups = credential.groups.data();
+    plan_.group_count = credential.groups.size();
+    // Where setgroups(2) is switched off, an empty list needs no call.
+    const bool switched_off = !sys().gid_mappings.empty() && !sys().gid_mappings_enable_setgroups;
+    plan_.set_groups = !credential.no_set_groups && !(switched_off && credential.groups.empty());
+  }
+  plan_.ambient_caps = sys().ambient_caps.data();
+  plan_.ambient_cap_count = sys().ambient_caps.size();
+  plan_.pdeathsig = sys().pdeathsig.number();
+}
+
+std::optional<StartError> Start::prepare() {
+  const bool hidden_parent = plan_.pdeathsig != 0 && (sys().clone_flags & CLONE_NEWPID) != 0;
+  // Before we open anything: a stale number in the list must not mean a descriptor of ours. With
+  // none opened and none moved the child's own calls find out.
+  if (plan_.move_files || needs_socket() || hidden_parent) {
+    for (int i = 0; i < plan_.file_count; ++i) {
+      if (files_[i] < 0) continue;
+      const RawResult open = raw_syscall(SYS_fcntl, files_[i], F_GETFD);
+      if (!open.ok()) return StartError{Step::kFiles, open.error(), i};
+    }
+  }
+  if (plan_.pdeathsig != 0) {
+    const bool sibling = (sys().clone_flags & CLONE_PARENT) != 0;
+    plan_.parent_pid = static_cast<int>(raw_syscall(sibling ? SYS_getppid : SYS_getpid).value());
+    if (hidden_parent) {
+      const RawResult opened = raw_syscall(SYS_pidfd_open, plan_.parent_pid, 0);
+      if (opened.ok()) parent_pidfd_.reset(static_cast<int>(opened.value()));
+      plan_.parent_pidfd = parent_pidfd_.get();
+      plan_.parent_pid = 0;  // what the child sees
+    }
+  }
+  if (needs_socket()) {
+    int ends[2];
+    const RawResult made =
+        raw_syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, raw_arg(ends));
+    if (!made.ok()) return StartError{Step::kReport, made.error(), -1};
+    report_.reset(ends[0]);
+    child_report_.reset(ends[1]);
+    plan_.report_caller_fd = ends[0];
+    plan_.report_fd = ends[1];
+  }
+  return std::nullopt;
+}
+
+Result<Process, StartError> Start::run(bool want_pidfd) {
+  if (auto problem = prepare()) return std::move(*problem);
+  internal::CloneRequest request;
+  request.flags = sys().clone_flags & ~uint64_t{CLONE_PIDFD | CLONE_CLEAR_SIGHAND |
+                                                CLONE_INTO_CGROUP | CLONE_VM | CLONE_VFORK};
+  if (!copies_memory(attr_)) request.flags |= CLONE_VM;
+  if (!needs_socket()) request.flags |= CLONE_VFORK;
+  request.want_pidfd = want_pidfd;
+  if (sys().use_cgroup_fd) request.cgroup_fd = sys().cgroup_fd;
+  alignas(16) std::byte stack[kChildStackSize];
+  request.stack = stack;
+  request.stack_size = sizeof(stack);
+
+  fork_lock().lock();
+  const SignalBlock block;
+  plan_.caller_mask = block.before();
+  const internal::CloneResult cloned = clone_child(request, plan_);
+  fork_lock().unlock();
+  child_report_.reset();
+  if (!cloned.pid.ok()) return StartError{Step::kClone, cloned.pid.error(), -1};
+
+  const int pid = static_cast<int>(cloned.pid.value());
+  Process process(pid, UniqueFd(cloned.pidfd));
+  auto problem = needs_socket() ? supervise(pid) : outcome_from_memory();
+  if (problem) {
+    reap(pid);
+    return std::move(*problem);
+  }
+  return process;
+}
+
+// vfork(2) order: when clone has returned here, the child runs its program or has ended.
+std::optional<StartError> Start::outcome_from_memory() const {
+  if (plan_.failed_step >= 0)
+    return StartError{static_cast<Step>(plan_.failed_step), Errno(plan_.failed_error),
+                      plan_.failed_index};
+  if (!plan_.executing) return StartError{Step::kChild, Errno(ESRCH), -1};
+  return std::nullopt;
+}
+
+// Reads the child's reports up to the end of the stream, which comes when it has left our memory.
+std::optional<StartError> Start::supervise(int pid) {
+  std::optional<StartError> problem;
+  bool executing = false;
+  for (;;) {
+    Report report{};
+    const RawResult received =
+        raw_syscall(SYS_recvfrom, report_.get(), raw_arg(&report), sizeof(report));
+    if (received.value() == -EINTR) continue;
+    if (received.value() != sizeof(report)) break;
+    switch (report.kind) {
+      case Report::kFailure:
+        problem = StartError{static_cast<Step>(report.step), Errno(report.error), report.index};
+        break;
+      case Report::kExecuting:
+        executing = true;
+        break;
+      case Report::kWantMaps: {
+        problem = internal::write_id_maps(pid, sys());
+        if (problem) {
+          raw_syscall(SYS_shutdown, report_.get(), SHUT_WR).ignore();
+          break;
+        }
+        const Report done{Report::kMapsDone, 0, 0, 0};
+        raw_syscall(SYS_sendto, report_.get(), raw_arg(&done), sizeof(done), MSG_NOSIGNAL).ignore();
+        break;
+      }
+      default:
+        break;
+    }
+  }
+  if (!problem && !executing) problem = StartError{Step::kChild, Errno(ESRCH), -1};
+  return problem;
+}
+
+// The number is the child's until we wait. ECHILD (SIGCHLD is ignored, CLONE_PARENT): not ours.
+void Start::reap(int pid) const {
+  RawResult waited(0);
+  do {
+    waited = raw_syscall(SYS_wait4, pid, 0, __WALL, 0);
+  } while (waited.value() == -EINTR);
+}
+
+}  // namespace
+
+bool copies_memory(const ProcAttr& attr) {
+  const uint64_t both = attr.sys.clone_flags | attr.sys.unshare_flags;
+  return attr.sys.credential.has_value() || (both & CLONE_NEWTIME) != 0 ||
+         (attr.sys.unshare_flags & (CLONE_VM | CLONE_SIGHAND)) != 0;
+}
+
+Result<Process, StartError> start_process(const std::string& path,
+                                          const std::vector<std::string>& argv,
+                                          const ProcAttr& attr) {
+  if (auto problem = internal::check_attributes(path, argv, attr)) return std::move(*problem);
+  return Start(path, argv, attr).run(/*want_pidfd=*/true);
+}
+
+Result<int, StartError> fork_exec(const std::string& path, const std::vector<std::string>& argv,
+                                  const ProcAttr& attr) {
+  if (auto problem = internal::check_attributes(path, argv, attr)) return std::move(*problem);
+  if ((attr.sys.clone_flags & CLONE_PIDFD) != 0)
+    return StartError{Step::kAttributes, Errno(EINVAL), -1,
+                      "clone_flags: CLONE_PIDFD is for start_process"};
+  auto process = Start(path, argv, attr).run(/*want_pidfd=*/false);
+  if (!process.ok()) return process.error();
+  return process->pid();
+}
+
+}  // namespace caisson::sys
