@@ -1,0 +1,52 @@
+// Starting and ending processes. What is executed is this program with --exit.
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "bench/micro/bench.h"
+
+extern char** environ;
+
+namespace {
+
+using bench::now_ns;
+using bench::timed;
+
+char kSelf[] = "/proc/self/exe";
+char kExit[] = "--exit";
+char* const kCommand[] = {kSelf, kExit, nullptr};
+
+void wait_for(pid_t pid) {
+  int status;
+  REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+  REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+void fork_exit_wait() {
+  const pid_t pid = fork();
+  if (pid == 0) _exit(0);
+  wait_for(pid);
+}
+
+BENCH(fork_exit_wait) { return timed(count, fork_exit_wait); }
+
+BENCH(fork_exec_wait) {
+  return timed(count, [] {
+    const pid_t pid = fork();
+    if (pid == 0) {
+      execve(kSelf, kCommand, environ);
+      _exit(1);
+    }
+    wait_for(pid);
+  });
+}
+
+BENCH(posix_spawn_wait) {
+  return timed(count, [] {
+    pid_t pid;
+    REQUIRE(posix_spawn(&pid, kSelf, nullptr, nullptr, kCommand, environ) == 0);
+    wait_for(pid);
+  });
+}
+
+}  // namespace
