@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 
-from files import Cache, Finding, in_parallel
+from files import Cache, Finding, in_parallel, included_file
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 FORMATTED = (".cc", ".h", ".c")
@@ -40,11 +40,11 @@ def check_format(tree, fix=False):
 
 def closure(tree, path, seen):
     """A header and all headers of ours that it includes, itself first."""
-    if path in seen or path not in tree.paths:
+    if path is None or path in seen:
         return seen
     seen[path] = tree.text(path)
     for used in INCLUDE.findall(tree.text(path)):
-        closure(tree, used, seen)
+        closure(tree, included_file(tree, used), seen)
     return seen
 
 
@@ -53,7 +53,7 @@ def check_headers_alone(tree):
     compiler = shutil.which("clang++-16") or "g++"
     command = [compiler, "-std=gnu++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror",
                "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-unused-const-variable",
-               "-I.", "-x", "c++", "-"]
+               "-I.", "-Iinclude", "-x", "c++", "-"]
 
     def one(path):
         parts = [text for name, text in sorted(closure(tree, path, {}).items())]

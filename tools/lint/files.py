@@ -35,6 +35,7 @@ class Tree:
                                 if p and os.path.isfile(os.path.join(root, p)))
         else:
             self.paths = sorted(self._texts)
+        self.known = set(self.paths)
 
     def text(self, path):
         if path not in self._texts:
@@ -49,9 +50,23 @@ class Tree:
         return [p for p in self.paths if p.endswith(suffixes)]
 
 
+PUBLIC = "include/caisson/"
+
+
 def room_of(path):
-    """The folder of a file; '' for files at the top."""
+    """The folder of a file; '' for files at the top. Public headers (include/caisson/sys.h and
+    include/caisson/sys/...) belong to the room that they are named after."""
+    if path.startswith(PUBLIC):
+        return path[len(PUBLIC):].split("/")[0].removesuffix(".h")
     return os.path.dirname(path)
+
+
+def included_file(tree, name):
+    """The file of ours that #include "name" means, None if there is none."""
+    for path in (name, "include/" + name):
+        if path in tree.known:
+            return path
+    return None
 
 
 def is_in(path, rooms):

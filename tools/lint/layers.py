@@ -2,7 +2,7 @@
 
 import re
 
-from files import Finding, room_of
+from files import Finding, included_file, room_of
 
 RULE = "layers"
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
@@ -61,9 +61,10 @@ def check(tree, layers):
             match = INCLUDE.match(line)
             if not match:
                 continue
-            used = match.group(1)
-            if used not in tree.paths:
-                if used.endswith((".inc", ".gen.h")) or layers.home(room) is None:
+            used = included_file(tree, match.group(1))
+            if used is None:
+                used = match.group(1)
+                if layers.home(room) is None:
                     continue
                 findings.append(Finding("includes-from-root", path, number,
                                         f'"{used}" is no file of this tree; write the path from '
