@@ -1,0 +1,63 @@
+// SystrapContext: one guest task on this platform: its registers, and the stub thread it runs on.
+//
+// A context is owned by the kernel, held by its StubProcess (resume() came, but orders or a thread
+// are outstanding), or in the guest. README.md has the state table.
+#pragma once
+
+#include <atomic>
+#include <vector>
+
+#include "platform/platform.h"
+#include "platform/systrap/stub_process.h"
+#include "platform/systrap/stub_thread.h"
+
+namespace caisson::systrap {
+
+class Systrap;
+
+class SystrapContext : public platform::Context {
+ public:
+  explicit SystrapContext(Systrap& systrap);
+  ~SystrapContext() override;
+
+  void attach(RefOrNull<platform::AddressSpace> space) override;
+  void resume() override;
+  void park() override;
+  void interrupt() override;
+  void kill() override;
+  bool has_vector_state() const override;
+  void fetch_vector_state() override;
+  void read_vector_state(std::span<std::byte> out) const override;
+  void write_vector_state(std::span<const std::byte> in) override;
+  void reset_vector_state() override;
+  uint64_t cpu_time_ns() const override;
+
+  // For StubProcess and Workers.
+  // The StubProcess has found a thread.
+  void set_thread(StubThread* thread) { thread_.store(thread); }
+  StubThread* thread() const { return thread_.load(); }
+  // Hands the thread over. Precondition: the process is quiet and there is a thread.
+  void go();
+  // Reads what the stub says, once. Precondition: the thread was claimed. Sets event(); a broken
+  // protocol gives kDied.
+  void read_event(StubThread& thread);
+  // Delivers an event that no stub has sent.
+  void post(platform::EventKind kind);
+  std::atomic<bool> held{false};
+
+ private:
+  bool read_frame(StubThread& thread, bool keep_registers);
+  void read_gate(StubThread& thread);
+  void write_frame(StubThread& thread);
+  void release_thread();
+
+  Systrap& systrap_;
+  RefOrNull<SystrapAddressSpace> space_;
+  std::atomic<StubThread*> thread_{nullptr};
+  std::atomic<bool> interrupt_requested_{false};
+  bool fetching_ = false;
+  bool vector_dirty_ = true;       // vector_ is newer than what the thread has
+  std::vector<std::byte> vector_;  // sized when first needed; empty and dirty: the initial state
+};
+
+}  // namespace caisson::systrap

@@ -1,0 +1,371 @@
+// The code that runs inside stub processes, below the guest's feet. Rules:
+//  - General registers only: the guest's vector state stays in the CPU.
+//  - Guest threads of one process are hostile to each other and can write every slot and this thread's signal stack.
+//    What is here trusts registers, this text, the control page and the order page, nothing else.
+//  - No stack is used. Subroutines return through a register. The mapper and a new thread before its filter is on must
+//    not load anything from guest-writable memory.
+//  - One `syscall` instruction per purpose; the guest-thread filter names their addresses (filters.cc).
+// Jumping here with wild registers is expected; it can only do what the filters let any guest thread do.
+#include "platform/systrap/sysmsg/sysmsg.h"
+
+#define NR_LSEEK 8
+#define NR_SIGRETURN 15
+#define NR_PWRITE64 18
+#define NR_SCHED_YIELD 24
+#define NR_CLONE 56
+#define NR_EXIT 60
+#define NR_GETPPID 110
+#define NR_PRCTL 157
+#define NR_FUTEX 202
+#define NR_SECCOMP 317
+#define FUTEX_WAIT_SHARED 0
+#define FUTEX_WAKE_SHARED 1
+#define SIGNAL_INTERRUPT 10
+// CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_PARENT
+#define CLONE_FLAGS (0x100 | 0x200 | 0x400 | 0x8000)
+#define UCONTEXT_RIP 168
+#define CPU_NODE_SEGMENT 0x7b
+
+        .section .text.start, "ax"
+        .globl stub_start
+// The image's header, struct StubHeader in stub_image.h.
+stub_start:
+        .ascii "CAISTUB1"
+        .long stub_text_end - stub_start
+        .long signal_entry - stub_start
+        .long sigreturn - stub_start
+        .long gate_entry - stub_start
+        .long zygote_entry - stub_start
+        .long site_sigreturn + 2 - stub_start
+        .long site_wait + 2 - stub_start
+        .long site_wake + 2 - stub_start
+        .long site_yield + 2 - stub_start
+        .long site_exit + 2 - stub_start
+        .long site_fetch + 2 - stub_start
+
+        .balign 64
+#define CONTROL (stub_start + STUB_CONTROL)
+#define ORDERS (stub_start + STUB_ORDERS)
+
+// ---- A host signal: SIGSYS and the exceptions (the guest needs the kernel), or the interrupt signal.
+// rdi = signal, rsi = siginfo_t*, rdx = ucontext*; all signals are blocked; every register is in the frame.
+        .balign 64
+signal_entry:
+        mov     %rsp, %rbx
+        and     $-SLOT_SIZE, %rbx
+        lea     CONTROL(%rip), %r12
+        cmp     $SIGNAL_INTERRUPT, %edi
+        je      interrupted
+trapped:
+        mov     $SLOT_ENTRY_TRAP, %eax
+publish_frame:
+        mov     %eax, SLOT_ENTRY(%rbx)
+        mov     %edi, SLOT_SIGNO(%rbx)
+        sub     %rbx, %rsi
+        mov     %esi, SLOT_INFO(%rbx)
+        sub     %rbx, %rdx
+        mov     %edx, SLOT_FRAME(%rbx)
+        rdfsbase %rax
+        mov     %rax, SLOT_FS(%rbx)
+        rdgsbase %rax
+        mov     %rax, SLOT_GS(%rbx)
+        jmp     publish
+
+// The interrupt hit guest code: an ordinary event. It hit the gate's way in: the kernel sees the request anyway.
+// It hit the way back, after the kernel let the guest run: the kernel's own copy of the registers is complete.
+interrupted:
+        mov     UCONTEXT_RIP(%rdx), %rax
+        lea     stub_start(%rip), %rcx
+        sub     %rcx, %rax
+        mov     stub_start+8(%rip), %ecx
+        cmp     %rcx, %rax
+        jae     trapped
+        sub     $(wait_start - stub_start), %rax
+        jb      return_to_frame
+        cmp     $(gate_resume_end - wait_start), %rax
+        jae     return_to_frame
+        cmpl    $SLOT_STATE_RUN, SLOT_STATE(%rbx)
+        jne     return_to_frame
+        mov     $SLOT_ENTRY_GATE_BROKEN, %eax
+        jmp     publish_frame
+return_to_frame:
+        mov     %rdx, %rsp
+        jmp     sigreturn
+
+// ---- The call gate: a guest's `call *%gs:SLOT_GATE` in place of a `syscall`. rcx and r11 are free, as for syscall(2).
+        .balign 64
+gate_entry:
+        mov     %gs:SLOT_SELF, %rcx
+        mov     %rax, SLOT_REGS+GATE_RAX(%rcx)
+        mov     %rbx, SLOT_REGS+GATE_RBX(%rcx)
+        mov     %rdx, SLOT_REGS+GATE_RDX(%rcx)
+        mov     %rsi, SLOT_REGS+GATE_RSI(%rcx)
+        mov     %rdi, SLOT_REGS+GATE_RDI(%rcx)
+        mov     %rbp, SLOT_REGS+GATE_RBP(%rcx)
+        mov     %r8, SLOT_REGS+GATE_R8(%rcx)
+        mov     %r9, SLOT_REGS+GATE_R9(%rcx)
+        mov     %r10, SLOT_REGS+GATE_R10(%rcx)
+        mov     %r12, SLOT_REGS+GATE_R12(%rcx)
+        mov     %r13, SLOT_REGS+GATE_R13(%rcx)
+        mov     %r14, SLOT_REGS+GATE_R14(%rcx)
+        mov     %r15, SLOT_REGS+GATE_R15(%rcx)
+        mov     (%rsp), %r11
+        mov     %r11, SLOT_REGS+GATE_RIP(%rcx)
+        lea     8(%rsp), %r11
+        mov     %r11, SLOT_REGS+GATE_RSP(%rcx)
+        pushfq
+        pop     %r11
+        mov     %r11, SLOT_REGS+GATE_RFLAGS(%rcx)
+        rdfsbase %r11
+        mov     %r11, SLOT_FS(%rcx)
+        mov     %rcx, SLOT_GS(%rcx)
+        movl    $SLOT_ENTRY_GATE, SLOT_ENTRY(%rcx)
+        mov     %rcx, %rbx
+        lea     CONTROL(%rip), %r12
+
+// ---- rbx = slot, r12 = control page: tell the kernel, wait for its answer.
+publish:
+        mov     $SLOT_STATE_REQUEST, %eax
+        xchg    %eax, SLOT_STATE(%rbx)
+wait_start:
+        cmpl    $0, CONTROL_HOT(%r12)
+        je      ring_and_sleep
+        rdtsc
+        shl     $32, %rdx
+        or      %rdx, %rax
+        mov     CONTROL_SPIN(%r12), %ecx
+        lea     (%rax, %rcx), %r8
+1:      mov     SLOT_STATE(%rbx), %eax
+        test    %eax, %eax
+        jz      resume
+        cmp     $SLOT_STATE_REQUEST, %eax
+        jne     sleep
+        pause
+        rdtsc
+        shl     $32, %rdx
+        or      %rdx, %rax
+        cmp     %r8, %rax
+        jb      1b
+        jmp     sleep
+ring_and_sleep:
+        lea     sleep(%rip), %r9
+        jmp     ring
+sleep:
+        mov     $SLOT_STATE_REQUEST, %eax
+        mov     $SLOT_STATE_ASLEEP, %ecx
+        lock cmpxchg %ecx, SLOT_STATE(%rbx)
+        mov     SLOT_STATE(%rbx), %edx
+        test    %edx, %edx
+        jz      resume
+        mov     %rbx, %rdi
+        mov     $FUTEX_WAIT_SHARED, %esi
+        xor     %r10d, %r10d
+        mov     $NR_FUTEX, %eax
+site_wait:
+        syscall
+        jmp     sleep
+
+// ---- The kernel let this thread go on.
+resume:
+        mov     SLOT_RESUME(%rbx), %ecx
+        mov     SLOT_RESUME_FS(%rbx), %rax
+        wrfsbase %rax
+        mov     SLOT_RESUME_GS(%rbx), %rax
+        wrgsbase %rax
+        cmp     $SLOT_RESUME_BY_GATE, %ecx
+        je      gate_resume
+        cmp     $SLOT_RESUME_TRAP, %ecx
+        je      fetch
+        cmp     $SLOT_RESUME_EXIT, %ecx
+        je      exit_thread
+        mov     SLOT_RESUME_FRAME(%rbx), %eax
+        lea     (%rbx, %rax), %rsp
+sigreturn:
+        mov     $NR_SIGRETURN, %eax
+site_sigreturn:
+        syscall
+        ud2
+fetch:
+        mov     $-1, %eax
+site_fetch:
+        syscall
+        ud2
+gate_resume:
+        mov     SLOT_REGS+GATE_RSP(%rbx), %rsp
+        mov     SLOT_REGS+GATE_RFLAGS(%rbx), %r11
+        push    %r11
+        popfq
+        mov     SLOT_REGS+GATE_RIP(%rbx), %rcx
+        mov     SLOT_REGS+GATE_RAX(%rbx), %rax
+        mov     SLOT_REGS+GATE_RDX(%rbx), %rdx
+        mov     SLOT_REGS+GATE_RSI(%rbx), %rsi
+        mov     SLOT_REGS+GATE_RDI(%rbx), %rdi
+        mov     SLOT_REGS+GATE_RBP(%rbx), %rbp
+        mov     SLOT_REGS+GATE_R8(%rbx), %r8
+        mov     SLOT_REGS+GATE_R9(%rbx), %r9
+        mov     SLOT_REGS+GATE_R10(%rbx), %r10
+        mov     SLOT_REGS+GATE_R12(%rbx), %r12
+        mov     SLOT_REGS+GATE_R13(%rbx), %r13
+        mov     SLOT_REGS+GATE_R14(%rbx), %r14
+        mov     SLOT_REGS+GATE_R15(%rbx), %r15
+        mov     SLOT_REGS+GATE_RBX(%rbx), %rbx
+        jmp     *%rcx
+gate_resume_end:
+
+exit_thread:
+        xor     %edi, %edi
+        mov     $NR_EXIT, %eax
+site_exit:
+        syscall
+        ud2
+
+// ---- ring: wake the worker of this CPU, or any that sleeps. r12 = control page, r9 = where to go on.
+// Clobbers rax rcx rdx rsi rdi r8 r10 r11 r13. A worker that claims to sleep but is not in futex(2) yet is tried again:
+// the flag is read-only here, so waking is all that can be done. A worker looks at every slot after it sets its flag.
+ring:
+        mov     $CPU_NODE_SEGMENT, %eax
+        lsl     %eax, %eax
+        and     $(CONTROL_MAX_CPUS - 1), %eax
+        movzbl  CONTROL_CPU_WORKER(%r12, %rax), %eax
+        shl     $6, %eax
+        lea     CONTROL_SLEEPERS(%r12, %rax), %r13
+        cmpl    $0, (%r13)
+        jne     ring_this
+        mov     CONTROL_WORKERS(%r12), %ecx
+        lea     CONTROL_SLEEPERS(%r12), %r13
+1:      cmpl    $0, (%r13)
+        jne     ring_this
+        add     $64, %r13
+        dec     %ecx
+        jnz     1b
+        jmp     *%r9
+ring_this:
+        mov     %r13, %rdi
+        mov     $FUTEX_WAKE_SHARED, %esi
+        mov     $1, %edx
+        mov     $NR_FUTEX, %eax
+site_wake:
+        syscall
+        test    %eax, %eax
+        jg      ring_done
+        cmpl    $0, (%r13)
+        je      ring_done
+        mov     $NR_SCHED_YIELD, %eax
+site_yield:
+        syscall
+        jmp     ring
+ring_done:
+        jmp     *%r9
+
+// ---- A new stub thread: rbx = its slot, all signals blocked, nothing but registers used until the filter is on.
+thread_start:
+        lea     CONTROL(%rip), %r12
+        lea     1f(%rip), %r9
+        jmp     die_with_parent
+1:      mov     $1, %edi                // SECCOMP_SET_MODE_FILTER
+        xor     %esi, %esi
+        lea     CONTROL_FPROG(%r12), %rdx
+        mov     $NR_SECCOMP, %eax
+        syscall
+        test    %rax, %rax
+        jz      sleep
+        jmp     exit_thread
+
+// Asks for SIGKILL when the kernel process dies, and dies now if it is gone already. r9 = where to go on.
+die_with_parent:
+        mov     $1, %edi                // PR_SET_PDEATHSIG
+        mov     $9, %esi
+        xor     %edx, %edx
+        xor     %r10d, %r10d
+        xor     %r8d, %r8d
+        mov     $NR_PRCTL, %eax
+        syscall
+        mov     $NR_GETPPID, %eax
+        syscall
+        cmp     CONTROL_PARENT(%r12), %eax
+        jne     exit_thread
+        jmp     *%r9
+
+// ---- The mapper: the stub process's first thread. rbp = order page, r12 = control page, r14 = acknowledgement file,
+// r15d = orders done, r13 = the current order. It reports by writing constants from the order page into a file that no
+// stub maps, and a new thread's id as that file's offset.
+        .globl mapper_start
+mapper_start:
+        lea     ORDERS(%rip), %rbp
+        lea     CONTROL(%rip), %r12
+        lea     1f(%rip), %r9
+        jmp     die_with_parent
+1:      mov     ORDERS_ACK_FD(%rbp), %r14d
+        xor     %r15d, %r15d
+mapper_wait:
+        cmp     %r15d, ORDERS_TAIL(%rbp)
+        jne     mapper_run
+        lea     ORDERS_TAIL(%rbp), %rdi
+        mov     $FUTEX_WAIT_SHARED, %esi
+        mov     %r15d, %edx
+        xor     %r10d, %r10d
+        mov     $NR_FUTEX, %eax
+        syscall
+        jmp     mapper_wait
+mapper_run:
+        mov     %r15d, %eax
+        and     $(ORDER_RING - 1), %eax
+        shl     $6, %eax
+        lea     ORDERS_ENTRIES(%rbp, %rax), %r13
+        mov     ORDER_NR(%r13), %rax
+        cmp     $ORDER_NR_CLONE, %rax
+        je      mapper_clone
+        mov     ORDER_ARGS+0(%r13), %rdi
+        mov     ORDER_ARGS+8(%r13), %rsi
+        mov     ORDER_ARGS+16(%r13), %rdx
+        mov     ORDER_ARGS+24(%r13), %r10
+        mov     ORDER_ARGS+32(%r13), %r8
+        mov     ORDER_ARGS+40(%r13), %r9
+        syscall
+        cmp     $-4095, %rax
+        jae     mapper_failed
+mapper_next:
+        inc     %r15d
+        cmp     %r15d, ORDERS_TAIL(%rbp)
+        jne     mapper_run
+mapper_ack:
+        mov     %r14d, %edi
+        lea     ORDER_SEQ(%r13), %rsi
+        mov     $8, %edx
+        mov     $ACK_DONE, %r10d
+        mov     $NR_PWRITE64, %eax
+        syscall
+        cmpl    $0, CONTROL_HOT(%r12)
+        jne     mapper_wait
+        lea     mapper_wait(%rip), %r9
+        jmp     ring
+mapper_failed:
+        mov     %r14d, %edi
+        lea     ORDER_SEQ(%r13), %rsi
+        mov     $8, %edx
+        mov     $ACK_FAILED, %r10d
+        mov     $NR_PWRITE64, %eax
+        syscall
+        jmp     mapper_next
+mapper_clone:
+        mov     ORDER_NR_CLONE_ARG_SLOT(%r13), %rbx
+        mov     $CLONE_FLAGS, %edi
+        xor     %esi, %esi
+        xor     %edx, %edx
+        xor     %r10d, %r10d
+        xor     %r8d, %r8d
+        mov     $NR_CLONE, %eax
+        syscall
+        test    %rax, %rax
+        jz      thread_start
+        mov     $0, %ecx
+        cmovs   %rcx, %rax
+        mov     %r14d, %edi
+        mov     %rax, %rsi
+        xor     %edx, %edx
+        mov     $NR_LSEEK, %eax
+        syscall
+        inc     %r15d
+        jmp     mapper_ack
+
+        .section .note.GNU-stack, "", @progbits

@@ -1,0 +1,595 @@
+#include "platform/systrap/stub_process.h"
+
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "host/raw_syscall.h"
+#include "platform/systrap/context.h"
+#include "platform/systrap/stub_image.h"
+#include "platform/systrap/systrap.h"
+
+namespace caisson::systrap {
+namespace {
+
+using host::raw_arg;
+using host::raw_syscall;
+
+constexpr size_t kMaxParkedThreads = 4;
+constexpr uint64_t kOrderDeadlineNs = 20'000'000'000u;
+constexpr uint64_t kInterruptRetryNs = 100'000'000u;
+constexpr int kInterruptTries = 100;
+
+UniqueFd open_pidfd(int pid) {
+  auto fd = raw_syscall(SYS_pidfd_open, pid, 0);
+  return UniqueFd(fd.ok() ? static_cast<int>(fd.value()) : -1);
+}
+void send_signal(const UniqueFd& pidfd, int signal) {
+  if (pidfd) raw_syscall(SYS_pidfd_send_signal, pidfd.get(), signal, 0, 0).ignore();
+}
+
+// A mapper or a stub thread has died.
+class DeathWatch : public host::FdWatcher {
+ public:
+  DeathWatch(Ref<StubProcess> process, StubThread* thread)
+      : process_(std::move(process)), thread_(thread) {}
+  void ready(uint32_t) override {
+    if (!seen_.exchange(true)) process_->on_death(thread_);
+  }
+
+ private:
+  Ref<StubProcess> process_;
+  StubThread* thread_;
+  std::atomic<bool> seen_{false};
+};
+
+// The orders of a stub have made no progress for a whole deadline.
+class OrderDeadline : public host::DeadlineTarget {
+ public:
+  OrderDeadline(Ref<StubProcess> process, uint64_t seen)
+      : process_(std::move(process)), seen_(seen) {}
+  void expired(uint64_t) override { process_->order_deadline_passed(seen_); }
+
+ private:
+  Ref<StubProcess> process_;
+  uint64_t seen_;
+};
+
+// Repeats an interrupt until the thread has moved on.
+class InterruptRetry : public host::DeadlineTarget {
+ public:
+  InterruptRetry(host::EventLoop& loop, Ref<StubProcess> process, StubThread& thread, uint64_t word)
+      : loop_(loop), process_(std::move(process)), thread_(thread), word_(word) {}
+  void expired(uint64_t) override {
+    if (thread_.phase().load() != word_) return;
+    if (++tries_ > kInterruptTries) {
+      process_->kill("a stub thread does not answer an interrupt");
+      return;
+    }
+    send_signal(thread_.pidfd, SIGUSR1);
+    loop_.add_deadline(host::monotonic_ns() + kInterruptRetryNs, Ref<host::DeadlineTarget>(*this));
+  }
+
+ private:
+  host::EventLoop& loop_;
+  Ref<StubProcess> process_;
+  StubThread& thread_;
+  const uint64_t word_;
+  int tries_ = 0;
+};
+
+}  // namespace
+
+SystrapFile::~SystrapFile() {
+  Systrap& systrap = systrap_;
+  uint32_t number = number_;
+  if (failed_) {
+    systrap.free_number(number);
+    return;
+  }
+  systrap.zygote().send(CommandKind::kClose, number, 0, -1,
+                        [&systrap, number](int32_t) { systrap.free_number(number); });
+}
+
+bool SystrapFile::ready_or_wait(StubProcess& process) {
+  if (ready_) return true;
+  MutexLock lock(mu_);
+  if (ready_) return true;
+  waiters_.emplace_back(process);
+  return false;
+}
+
+void SystrapFile::installed(bool ok) {
+  std::vector<Ref<StubProcess>> waiters;
+  {
+    MutexLock lock(mu_);
+    failed_ = !ok;
+    ready_ = true;
+    waiters.swap(waiters_);
+  }
+  for (auto& process : waiters) process->pump();
+}
+
+Result<Ref<StubProcess>> StubProcess::start(Systrap& systrap) {
+  Ref<StubProcess> process = adopt_ref(new StubProcess(systrap));
+  process->ack_fd_.reset(memfd_create("caisson-ack", MFD_CLOEXEC));
+  if (!process->ack_fd_) return Errno(errno);
+  if (ftruncate(process->ack_fd_.get(), 4096) < 0) return Errno(errno);
+  void* mapped = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, process->ack_fd_.get(), 0);
+  if (mapped == MAP_FAILED) return Errno(errno);
+  process->ack_ = static_cast<AckPage*>(mapped);
+  process->index_ = systrap.allocate_index();
+  process->ack_number_ = systrap.allocate_number();
+  process->orders_ = &systrap.memory().orders(process->index_);
+  process->orders_->tail.store(0);
+  process->orders_->ack_fd = process->ack_number_;
+  process->ref();
+  StubProcess* raw = process.get();
+  systrap.zygote().send(CommandKind::kStub, process->ack_number_, process->index_,
+                        process->ack_fd_.get(), [raw](int32_t pid) {
+                          raw->started(pid);
+                          raw->unref();
+                        });
+  MutexLock lock(process->mu_);
+  process->request_thread_locked();
+  return process;
+}
+
+StubProcess::~StubProcess() {
+  if (ack_ != nullptr) munmap(const_cast<AckPage*>(ack_), 4096);
+}
+
+void StubProcess::started(int32_t pid) {
+  UniqueFd pidfd = pid > 0 ? open_pidfd(pid) : UniqueFd();
+  int fd = pidfd.get();
+  {
+    MutexLock lock(mu_);
+    if (state_ == State::kStarting) state_ = recycle_seq_ != 0 ? State::kRecycling : State::kReady;
+    if (fd < 0) {
+      LOG_WARNING("a stub process could not be started: %d", pid);
+      kill_locked("the stub could not be started");
+    } else {
+      ++alive_;
+      mapper_pidfd_ = std::move(pidfd);
+      if (state_ == State::kDying) send_signal(mapper_pidfd_, SIGKILL);
+      pump_locked();
+    }
+  }
+  if (fd >= 0) {
+    auto watch = make_ref<DeathWatch>(Ref<StubProcess>(*this), nullptr);
+    if (!systrap_.event_loop().watch(fd, EPOLLIN, Ref<host::FdWatcher>(std::move(watch))).ok())
+      kill("no room to watch a stub");
+  } else {
+    on_death(nullptr);
+  }
+}
+
+// ---- Orders.
+
+void StubProcess::queue_locked(Pending pending) {
+  if (state_ == State::kDying || state_ == State::kGone) return;
+  pending.order.seq = ++queued_seq_;
+  outstanding_.fetch_add(1);
+  pending_.push_back(std::move(pending));
+}
+
+void StubProcess::map(const platform::MapOrder& order) {
+  Pending pending;
+  uint64_t flags = MAP_SHARED | MAP_FIXED | (order.populate ? MAP_POPULATE : 0);
+  uint64_t fd = FD_MEMORY;
+  uint64_t origin = 0;
+  if (order.backing == platform::Backing::kMemoryReadOnly) fd = FD_MEMORY_RO;
+  if (order.backing == platform::Backing::kFile) {
+    auto* file = static_cast<SystrapFile*>(order.file);
+    pending.file = RefOrNull<SystrapFile>(file);
+    fd = file->number();
+  }
+  origin = fd;
+  pending.order = {
+      SYS_mmap,
+      {order.addr, order.length, static_cast<uint64_t>(order.prot), flags, fd, order.offset},
+      0};
+  MutexLock lock(mu_);
+  mappings_.map(order.addr, order.addr + order.length, origin, order.offset, order.prot);
+  queue_locked(std::move(pending));
+  pump_locked();
+}
+
+void StubProcess::unmap(uint64_t addr, uint64_t length) {
+  Pending pending;
+  pending.order = {SYS_munmap, {addr, length, 0, 0, 0, 0}, 0};
+  MutexLock lock(mu_);
+  mappings_.unmap(addr, addr + length);
+  queue_locked(std::move(pending));
+  pump_locked();
+}
+
+void StubProcess::protect(uint64_t addr, uint64_t length, int prot) {
+  Pending pending;
+  pending.order = {SYS_mprotect, {addr, length, static_cast<uint64_t>(prot), 0, 0, 0}, 0};
+  MutexLock lock(mu_);
+  mappings_.protect(addr, addr + length, prot);
+  queue_locked(std::move(pending));
+  pump_locked();
+}
+
+void StubProcess::defer(std::unique_ptr<platform::Deferred> work) {
+  {
+    MutexLock lock(mu_);
+    if (state_ != State::kGone && (acked_seq_ < queued_seq_ || state_ == State::kDying)) {
+      deferred_.push_back({queued_seq_, std::move(work)});
+      return;
+    }
+  }
+  work->run();
+}
+
+size_t StubProcess::mapping_count() const {
+  MutexLock lock(mu_);
+  return mappings_.count();
+}
+
+void StubProcess::pump() {
+  MutexLock lock(mu_);
+  pump_locked();
+}
+
+void StubProcess::pump_locked() {
+  if (state_ == State::kStarting || state_ == State::kDying || state_ == State::kGone) return;
+  bool posted = false;
+  while (!pending_.empty() && posted_seq_ - acked_seq_ < ORDER_RING) {
+    Pending& next = pending_.front();
+    if (next.file) {
+      if (!next.file->ready_or_wait(*this)) break;
+      if (next.file->failed()) {
+        kill_locked("a file could not be passed to the stubs");
+        return;
+      }
+    }
+    if (next.thread != nullptr) {
+      if (clone_seq_ != 0) break;  // its id would overwrite the one that is on its way
+      clone_seq_ = next.order.seq;
+      cloning_ = next.thread;
+    }
+    orders_->entries[posted_seq_ % ORDER_RING] = next.order;
+    if (next.file) files_.emplace_back(next.order.seq, std::move(next.file));
+    posted_seq_ = next.order.seq;
+    pending_.pop_front();
+    posted = true;
+  }
+  if (!posted) return;
+  orders_->tail.store(static_cast<uint32_t>(posted_seq_));
+  raw_syscall(SYS_futex, raw_arg(&orders_->tail), FUTEX_WAKE, 1).ignore();
+  if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
+  arm_order_deadline_locked();
+}
+
+void StubProcess::arm_order_deadline_locked() {
+  if (deadline_armed_) return;
+  deadline_armed_ = true;
+  systrap_.event_loop().add_deadline(host::monotonic_ns() + kOrderDeadlineNs,
+                                     make_ref<OrderDeadline>(Ref<StubProcess>(*this), acked_seq_));
+}
+
+void StubProcess::order_deadline_passed(uint64_t seen) {
+  process_acks();
+  MutexLock lock(mu_);
+  deadline_armed_ = false;
+  if (state_ == State::kDying || state_ == State::kGone || posted_seq_ == acked_seq_) return;
+  if (acked_seq_ == seen) {
+    kill_locked("a mapper does not answer");
+    return;
+  }
+  arm_order_deadline_locked();
+}
+
+bool StubProcess::acks_changed() const {
+  return ack_->failed.load() != 0 || ack_->done.load() != acked_hint_.load();
+}
+
+void StubProcess::process_acks() {
+  std::vector<Quarantined> release;
+  std::vector<SystrapContext*> go;
+  bool pooled = false;
+  {
+    MutexLock lock(mu_);
+    if (state_ == State::kDying || state_ == State::kGone) return;
+    if (ack_->failed.load() != 0) {
+      kill_locked("the host refused a memory order");
+      return;
+    }
+    uint64_t done = ack_->done.load();
+    if (done < acked_seq_ || done > posted_seq_) {
+      kill_locked("a mapper acknowledged what was not ordered");
+      return;
+    }
+    outstanding_.fetch_sub(done - acked_seq_);
+    acked_seq_ = done;
+    acked_hint_.store(done);
+    while (!files_.empty() && files_.front().first <= done) files_.pop_front();
+    if (clone_seq_ != 0 && done >= clone_seq_) finish_thread_locked();
+    pump_locked();
+    while (!deferred_.empty() && deferred_.front().seq <= done) {
+      release.push_back(std::move(deferred_.front()));
+      deferred_.pop_front();
+    }
+    if (state_ == State::kRecycling && acked_seq_ >= recycle_seq_) {
+      state_ = State::kPooled;
+      pooled = true;
+    }
+    if (outstanding_.load() == 0) {
+      std::erase_if(held_, [&](SystrapContext* context) {
+        if (context->thread() == nullptr) return false;
+        if (context->held.exchange(false)) go.push_back(context);
+        return true;
+      });
+    }
+  }
+  for (auto& item : release) item.work->run();
+  for (SystrapContext* context : go) context->go();
+  if (pooled && !systrap_.give_back(Ref<StubProcess>(*this))) kill("the pool is full");
+}
+
+// ---- Threads.
+
+void StubProcess::request_thread_locked() {
+  StubThread* thread = systrap_.allocate_thread();
+  if (thread == nullptr) {
+    kill_locked("all slots are in use");
+    return;
+  }
+  thread->process = this;
+  thread->has_frame = thread->at_gate = false;
+  thread->tid = 0;
+  thread->cpu_base_ns = 0;
+  Slot& slot = thread->slot();
+  systrap_.memory().discard_slot(thread->id());
+  slot.state.store(SLOT_STATE_PARKED);
+  slot.self = thread->address();
+  slot.gate = systrap_.memory().stub_base() + stub_header().gate;
+  threads_.push_back(thread);
+  ++threads_requested_;
+
+  Pending map;
+  map.order = {SYS_mmap,
+               {thread->address(), SLOT_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                FD_CONTROL, SharedMemory::slot_offset(thread->id())},
+               0};
+  queue_locked(std::move(map));
+  Pending clone;
+  clone.order = {ORDER_NR_CLONE, {thread->address(), 0, 0, 0, 0, 0}, 0};
+  clone.thread = thread;
+  queue_locked(std::move(clone));
+}
+
+void StubProcess::finish_thread_locked() {
+  StubThread& thread = *cloning_;
+  clone_seq_ = 0;
+  cloning_ = nullptr;
+  --threads_requested_;
+  long tid = lseek(ack_fd_.get(), 0, SEEK_CUR);
+  if (tid <= 0) {
+    kill_locked("a stub thread could not be made");
+    return;
+  }
+  thread.tid = static_cast<int>(tid);
+  thread.pidfd = open_pidfd(thread.tid);
+  if (!thread.pidfd) {
+    kill_locked("a new stub thread is gone");
+    return;
+  }
+  ++alive_;
+  thread.start_generation(Phase::kOwned);
+  systrap_.workers().register_thread(thread);
+  auto watch = make_ref<DeathWatch>(Ref<StubProcess>(*this), &thread);
+  if (!systrap_.event_loop()
+           .watch(thread.pidfd.get(), EPOLLIN, Ref<host::FdWatcher>(std::move(watch)))
+           .ok()) {
+    kill_locked("no room to watch a stub thread");
+    return;
+  }
+  if (want_thread_.empty()) {
+    parked_.push_back(&thread);
+    return;
+  }
+  give_thread_locked(thread);
+}
+
+void StubProcess::give_thread_locked(StubThread& thread) {
+  thread.context = want_thread_.front();
+  thread.context->set_thread(&thread);
+  want_thread_.pop_front();
+}
+
+StubThread* StubProcess::take_thread(SystrapContext& context) {
+  MutexLock lock(mu_);
+  if (state_ == State::kDying || state_ == State::kGone) return nullptr;
+  StubThread* thread = nullptr;
+  if (!parked_.empty()) {
+    thread = parked_.back();
+    parked_.pop_back();
+    thread->context = &context;
+  } else {
+    want_thread_.push_back(&context);
+  }
+  // A process that makes threads makes more: keep one in hand, off the caller's path.
+  bool several = threads_.size() - parked_.size() > 1;
+  while (static_cast<size_t>(threads_requested_) <
+         want_thread_.size() + (several && parked_.empty() ? 1 : 0)) {
+    size_t before = threads_.size();
+    request_thread_locked();
+    if (threads_.size() == before) break;
+  }
+  pump_locked();
+  return thread;
+}
+
+void StubProcess::return_thread(StubThread& thread) {
+  MutexLock lock(mu_);
+  thread.context = nullptr;
+  if (state_ == State::kDying) return;
+  if (state_ == State::kGone) {
+    thread.start_generation(Phase::kGone);
+    systrap_.free_thread(thread);
+    return;
+  }
+  if (StubThread::phase_of(thread.phase().load()) != Phase::kOwned) {
+    kill_locked("a task left while its thread was in the guest");
+    return;
+  }
+  if (!want_thread_.empty()) {
+    give_thread_locked(thread);
+    return;
+  }
+  if (parked_.size() >= kMaxParkedThreads) {
+    kill_thread_locked(thread);
+    return;
+  }
+  parked_.push_back(&thread);
+}
+
+void StubProcess::forget(SystrapContext& context) {
+  MutexLock lock(mu_);
+  std::erase(want_thread_, &context);
+  std::erase(held_, &context);
+}
+
+void StubProcess::hold(SystrapContext& context) {
+  {
+    MutexLock lock(mu_);
+    if (state_ != State::kDying && state_ != State::kGone) {
+      if (context.thread() == nullptr || outstanding_.load() != 0) {
+        held_.push_back(&context);
+        context.held.store(true);
+        return;
+      }
+    }
+  }
+  if (dead()) {
+    context.post(platform::EventKind::kDied);
+  } else {
+    context.go();
+  }
+}
+
+void StubProcess::interrupt_thread(StubThread& thread, uint64_t word) {
+  send_signal(thread.pidfd, SIGUSR1);
+  auto retry =
+      make_ref<InterruptRetry>(systrap_.event_loop(), Ref<StubProcess>(*this), thread, word);
+  systrap_.event_loop().add_deadline(host::monotonic_ns() + kInterruptRetryNs,
+                                     Ref<host::DeadlineTarget>(std::move(retry)));
+}
+
+void StubProcess::kill_thread_locked(StubThread& thread) {
+  thread.start_generation(Phase::kGone);
+  send_signal(thread.pidfd, SIGKILL);
+}
+
+// ---- The end.
+
+void StubProcess::kill(const char* why) {
+  MutexLock lock(mu_);
+  kill_locked(why);
+}
+
+void StubProcess::kill_locked(const char* why) {
+  if (state_ == State::kDying || state_ == State::kGone) return;
+  LOG_INFO("stub %u ends: %s", index_, why);
+  state_ = State::kDying;
+  outstanding_.fetch_add(1);  // never quiet again
+  dead_.store(true);
+  send_signal(mapper_pidfd_, SIGKILL);
+  for (StubThread* thread : threads_) {
+    send_signal(thread->pidfd, SIGKILL);
+    uint64_t word = thread->phase().load();
+    if (StubThread::phase_of(word) == Phase::kGuest && thread->claim(word, Phase::kOwned)) {
+      systrap_.workers().remove_running(*thread);
+      thread->context->post(platform::EventKind::kDied);
+    }
+  }
+  for (SystrapContext* context : held_) {
+    if (context->held.exchange(false)) context->post(platform::EventKind::kDied);
+  }
+  held_.clear();
+  want_thread_.clear();
+  parked_.clear();
+  pending_.clear();
+}
+
+void StubProcess::on_death(StubThread* thread) {
+  std::vector<Quarantined> release;
+  {
+    MutexLock lock(mu_);
+    if (thread == nullptr) {
+      if (mapper_pidfd_) {
+        systrap_.event_loop().unwatch(mapper_pidfd_.get());
+        mapper_pidfd_.reset();
+        --alive_;
+      }
+      kill_locked("the mapper died");
+    } else {
+      systrap_.event_loop().unwatch(thread->pidfd.get());
+      --alive_;
+      bool expected = StubThread::phase_of(thread->phase().load()) == Phase::kGone;
+      if (!expected) kill_locked("a stub thread died");
+      thread->pidfd.reset();
+      if (expected && state_ != State::kDying) {
+        std::erase(threads_, thread);
+        systrap_.free_thread(*thread);
+      }
+    }
+    if (state_ == State::kDying && alive_ == 0) gone_locked(release);
+  }
+  for (auto& item : release) item.work->run();
+}
+
+void StubProcess::gone_locked(std::vector<Quarantined>& release) {
+  state_ = State::kGone;
+  for (auto& item : deferred_) release.push_back(std::move(item));
+  deferred_.clear();
+  files_.clear();
+  for (StubThread* thread : threads_) {
+    if (thread->context == nullptr) {
+      thread->start_generation(Phase::kGone);
+      systrap_.free_thread(*thread);
+    }
+  }
+  threads_.clear();
+  Systrap& systrap = systrap_;
+  uint32_t number = ack_number_;
+  uint32_t index = index_;
+  systrap.zygote().send(CommandKind::kClose, number, 0, -1, [&systrap, number, index](int32_t) {
+    systrap.free_number(number);
+    systrap.free_index(index);
+  });
+}
+
+void StubProcess::recycle() {
+  MutexLock lock(mu_);
+  if (state_ == State::kDying || state_ == State::kGone) return;
+  CHECK(held_.empty() && want_thread_.empty());
+  mappings_.clear();
+  Pending all;
+  all.order = {SYS_munmap, {0, Systrap::kMaxUserAddress, 0, 0, 0, 0}, 0};
+  queue_locked(std::move(all));
+  recycle_seq_ = queued_seq_;
+  if (state_ == State::kReady) state_ = State::kRecycling;
+  pump_locked();
+}
+
+void StubProcess::reuse(uint64_t trust_domain) {
+  MutexLock lock(mu_);
+  if (state_ == State::kPooled) state_ = State::kReady;
+  recycle_seq_ = 0;
+  if (trust_domain_ != trust_domain) {
+    for (StubThread* thread : parked_) kill_thread_locked(*thread);
+    parked_.clear();
+    trust_domain_ = trust_domain;
+  }
+  for (StubThread* thread : parked_) thread->cpu_base_ns = 0;
+}
+
+}  // namespace caisson::systrap

@@ -1,0 +1,72 @@
+// StubThread: one host thread that runs guest code, its slot, and who owns it at this moment.
+//
+// Made by a StubProcess; never freed while the sandbox lives (a worker that looks at a slot may
+// hold a stale pointer), but reused with its slot. The phase word says whether the guest or the
+// kernel has the thread; a number that grows with each resume makes claims exact.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "abi/registers.h"
+#include "base/ref.h"
+#include "base/unique_fd.h"
+#include "host/event_loop.h"
+#include "platform/platform.h"
+#include "platform/systrap/sysmsg/sysmsg.h"
+
+namespace caisson::systrap {
+
+class StubProcess;
+class SystrapContext;
+
+enum class Phase : uint64_t {
+  kOwned,  // the kernel has it
+  kGuest,  // the guest has it, or it waits with a request
+  kGone,   // the host thread is dead or was never made
+};
+
+class StubThread {
+ public:
+  StubThread(uint32_t id, Slot& slot, uint64_t address) : id_(id), slot_(slot), address_(address) {}
+
+  uint32_t id() const { return id_; }
+  Slot& slot() { return slot_; }
+  uint64_t address() const { return address_; }  // of the slot, in the stub
+
+  static constexpr uint64_t kPhaseMask = 3;
+  static Phase phase_of(uint64_t word) { return static_cast<Phase>(word & kPhaseMask); }
+  std::atomic<uint64_t>& phase() { return phase_; }
+  // Moves from `word` to `to` in the same generation; false if somebody else was first.
+  bool claim(uint64_t word, Phase to) {
+    return phase_.compare_exchange_strong(word, (word & ~kPhaseMask) | static_cast<uint64_t>(to));
+  }
+  void start_generation(Phase to) {
+    uint64_t next = (phase_.load(std::memory_order_relaxed) & ~kPhaseMask) + kPhaseMask + 1;
+    phase_.store(next | static_cast<uint64_t>(to));
+  }
+
+  // The rest belongs to the StubProcess, guarded by its lock, or to the worker that has claimed the
+  // thread.
+  StubProcess* process = nullptr;
+  SystrapContext* context = nullptr;
+  UniqueFd pidfd;
+  int tid = 0;
+  bool mapped = false;     // the slot is mapped in the stub
+  bool has_frame = false;  // frame_offset is the frame it waits in
+  bool at_gate = false;    // it waits in the call gate
+  bool broken_gate = false;
+  uint32_t frame_offset = 0;
+  uint32_t vector_offset = 0;  // of the XSAVE image in the slot
+  uint64_t cpu_base_ns = 0;    // CPU time used for earlier guest tasks
+
+ private:
+  const uint32_t id_;
+  Slot& slot_;
+  const uint64_t address_;
+  std::atomic<uint64_t> phase_{static_cast<uint64_t>(Phase::kGone)};
+};
+
+}  // namespace caisson::systrap

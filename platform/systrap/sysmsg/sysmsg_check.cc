@@ -1,0 +1,43 @@
+// The assembler's offsets are the structs' offsets.
+#include "platform/systrap/sysmsg/sysmsg.h"
+
+namespace caisson::systrap {
+
+static_assert(offsetof(Slot, state) == SLOT_STATE);
+static_assert(offsetof(Slot, self) == SLOT_SELF);
+static_assert(offsetof(Slot, gate) == SLOT_GATE);
+static_assert(offsetof(Slot, entry) == SLOT_ENTRY);
+static_assert(offsetof(Slot, signo) == SLOT_SIGNO);
+static_assert(offsetof(Slot, frame) == SLOT_FRAME);
+static_assert(offsetof(Slot, info) == SLOT_INFO);
+static_assert(offsetof(Slot, fs) == SLOT_FS);
+static_assert(offsetof(Slot, gs) == SLOT_GS);
+static_assert(offsetof(Slot, resume) == SLOT_RESUME);
+static_assert(offsetof(Slot, resume_frame) == SLOT_RESUME_FRAME);
+static_assert(offsetof(Slot, resume_fs) == SLOT_RESUME_FS);
+static_assert(offsetof(Slot, resume_gs) == SLOT_RESUME_GS);
+static_assert(offsetof(Slot, regs) == SLOT_REGS);
+static_assert(offsetof(GateRegisters, rsp) == GATE_RSP && offsetof(GateRegisters, r8) == GATE_R8);
+static_assert(offsetof(GateRegisters, r15) == GATE_R15 && offsetof(GateRegisters, rip) == GATE_RIP);
+static_assert(offsetof(GateRegisters, rflags) == GATE_RFLAGS &&
+              offsetof(GateRegisters, rdi) == GATE_RDI);
+static_assert(sizeof(Slot) <= SLOT_STACK);
+static_assert(sizeof(Order) == ORDER_SIZE && offsetof(Order, args) == ORDER_ARGS);
+static_assert(offsetof(Order, seq) == ORDER_SEQ);
+static_assert(offsetof(OrderPage, tail) == ORDERS_TAIL);
+static_assert(offsetof(OrderPage, ack_fd) == ORDERS_ACK_FD);
+static_assert(offsetof(OrderPage, entries) == ORDERS_ENTRIES);
+static_assert(sizeof(OrderPage) <= 4096);
+static_assert(offsetof(AckPage, done) == ACK_DONE && offsetof(AckPage, failed) == ACK_FAILED);
+static_assert(offsetof(ControlPage, hot) == CONTROL_HOT &&
+              offsetof(ControlPage, spin) == CONTROL_SPIN);
+static_assert(offsetof(ControlPage, parent) == CONTROL_PARENT);
+static_assert(offsetof(ControlPage, workers) == CONTROL_WORKERS);
+static_assert(offsetof(ControlPage, filter_length) == CONTROL_FPROG);
+static_assert(offsetof(ControlPage, filter_address) == CONTROL_FPROG + 8);
+static_assert(offsetof(ControlPage, cpu_worker) == CONTROL_CPU_WORKER);
+static_assert(offsetof(ControlPage, sleepers) == CONTROL_SLEEPERS && sizeof(Sleeper) == 64);
+static_assert(sizeof(ControlPage) <= CONTROL_FILTER);
+static_assert(uint64_t{STUB_SLOTS} + uint64_t{SLOT_COUNT} * SLOT_SIZE <= STUB_REGION_SIZE);
+
+}  // namespace caisson::systrap

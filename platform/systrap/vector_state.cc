@@ -1,0 +1,92 @@
+#include "platform/systrap/vector_state.h"
+
+#include <signal.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace caisson::systrap {
+namespace {
+
+// Offsets in struct _fpstate and the XSAVE header (Linux: arch/x86/include/uapi/asm/sigcontext.h).
+constexpr size_t kMxcsr = 24;
+constexpr size_t kMxcsrMask = 28;
+constexpr size_t kSoftware = 464;  // struct _fpx_sw_bytes
+constexpr size_t kHeader = 512;    // xstate_bv, xcomp_bv, reserved
+constexpr size_t kHeaderSize = 64;
+constexpr size_t kFxsaveSize = 512;
+
+struct SoftwareBytes {
+  uint32_t magic1;
+  uint32_t extended_size;
+  uint64_t features;
+  uint32_t state_size;
+  uint32_t padding[7];
+};
+constexpr uint32_t kMagic1 = 0x46505853;
+
+std::vector<std::byte>* captured;
+
+void capture(int, siginfo_t*, void* context) {
+  auto* state = reinterpret_cast<std::byte*>(static_cast<ucontext_t*>(context)->uc_mcontext.fpregs);
+  if (state == nullptr) return;
+  SoftwareBytes software;
+  memcpy(&software, state + kSoftware, sizeof software);
+  size_t size = software.magic1 == kMagic1 ? software.extended_size : kFxsaveSize;
+  if (size > captured->size()) return;
+  memcpy(captured->data(), state, size);
+  captured->resize(size);
+}
+
+}  // namespace
+
+Result<VectorState> VectorState::learn() {
+  std::vector<std::byte> image(64 * 1024);
+  captured = &image;
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_sigaction = capture;
+  action.sa_flags = SA_SIGINFO;
+  if (sigaction(SIGUSR2, &action, &before) < 0) return Errno(errno);
+  raise(SIGUSR2);
+  sigaction(SIGUSR2, &before, nullptr);
+  captured = nullptr;
+  if (image.size() == 64 * 1024) return Errno(ENOTSUP);
+
+  VectorState result;
+  SoftwareBytes software{};
+  if (image.size() > kFxsaveSize) memcpy(&software, image.data() + kSoftware, sizeof software);
+  result.features_ = software.features;
+  memcpy(&result.mxcsr_mask_, image.data() + kMxcsrMask, 4);
+  if (result.mxcsr_mask_ == 0) result.mxcsr_mask_ = 0xffbf;
+
+  std::vector<std::byte>& initial = result.initial_;
+  initial.assign(image.size(), std::byte{0});
+  uint16_t control_word = 0x37f;
+  uint32_t mxcsr = 0x1f80;
+  memcpy(initial.data(), &control_word, sizeof control_word);
+  memcpy(initial.data() + kMxcsr, &mxcsr, sizeof mxcsr);
+  memcpy(initial.data() + kMxcsrMask, &result.mxcsr_mask_, 4);
+  memcpy(initial.data() + kSoftware, image.data() + kSoftware, kFxsaveSize - kSoftware);
+  if (software.magic1 == kMagic1 && image.size() >= 4)
+    memcpy(initial.data() + image.size() - 4, image.data() + image.size() - 4, 4);
+  return result;
+}
+
+void VectorState::sanitize(std::span<std::byte> image) const {
+  uint32_t mxcsr;
+  memcpy(&mxcsr, image.data() + kMxcsr, 4);
+  mxcsr &= mxcsr_mask_;
+  memcpy(image.data() + kMxcsr, &mxcsr, 4);
+  memcpy(image.data() + kSoftware, initial_.data() + kSoftware, kFxsaveSize - kSoftware);
+  if (image.size() <= kHeader + kHeaderSize) return;
+  uint64_t present;
+  memcpy(&present, image.data() + kHeader, 8);
+  present &= features_;
+  memset(image.data() + kHeader, 0, kHeaderSize);
+  memcpy(image.data() + kHeader, &present, 8);
+  memcpy(image.data() + image.size() - 4, initial_.data() + image.size() - 4, 4);
+}
+
+}  // namespace caisson::systrap

@@ -1,0 +1,242 @@
+#include "platform/systrap/workers.h"
+
+#include <immintrin.h>
+#include <linux/futex.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <climits>
+
+#include "base/check.h"
+#include "host/event_loop.h"
+#include "host/raw_syscall.h"
+#include "platform/systrap/context.h"
+
+namespace caisson::systrap {
+namespace {
+
+// How long a worker polls after the last request, and how long a stub thread polls for its answer.
+constexpr uint64_t kPollNs = 20'000;
+constexpr uint32_t kStubSpinCycles = 12'000;
+// A gap this long between two looks means that the CPU was given to somebody else.
+constexpr uint64_t kPreemptedNs = 8'000;
+constexpr uint32_t kMaxSkip = 256;
+
+thread_local bool on_worker = false;
+
+}  // namespace
+
+Workers::Workers(SharedMemory& memory)
+    : memory_(memory),
+      threads_(new std::atomic<StubThread*>[SLOT_COUNT]()),
+      running_(new std::atomic<uint64_t>[SLOT_COUNT / 64]()) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) < 0) CPU_SET(0, &set);
+  for (int cpu = 0; cpu < CONTROL_MAX_CPUS && cpus_.size() < CONTROL_MAX_WORKERS; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus_.push_back(cpu);
+  }
+  ControlPage& control = memory_.control();
+  control.workers = static_cast<uint32_t>(cpus_.size());
+  control.spin = cpus_.size() > 1 ? kStubSpinCycles : 0;
+  for (size_t i = 0; i < cpus_.size(); ++i) control.cpu_worker[cpus_[i]] = static_cast<uint8_t>(i);
+}
+
+void Workers::bind(int worker) {
+  on_worker = true;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpus_[static_cast<size_t>(worker)], &set);
+  // A CPU that was taken away since start: the worker then runs where it may.
+  sched_setaffinity(0, sizeof set, &set);
+}
+
+void Workers::add_running(StubThread& thread) {
+  uint32_t word = thread.id() / 64;
+  uint32_t words = running_words_.load(std::memory_order_relaxed);
+  while (words <= word && !running_words_.compare_exchange_weak(words, word + 1)) {
+  }
+  running_[word].fetch_or(uint64_t{1} << (thread.id() % 64));
+  running_count_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Workers::remove_running(StubThread& thread) {
+  running_[thread.id() / 64].fetch_and(~(uint64_t{1} << (thread.id() % 64)));
+  running_count_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void Workers::post(SystrapContext& context) {
+  {
+    MutexLock lock(mu_);
+    posted_.push_back(&context);
+    posted_count_.store(static_cast<int>(posted_.size()));
+  }
+  ring();
+}
+
+void Workers::watch_acks(Ref<StubProcess> process) {
+  MutexLock lock(mu_);
+  ack_list_.push_back(std::move(process));
+  ack_count_.store(static_cast<int>(ack_list_.size()));
+}
+
+platform::Context* Workers::scan(WorkerState& state) {
+  uint32_t words = running_words_.load(std::memory_order_acquire);
+  for (uint32_t n = 0; n < words; ++n) {
+    uint32_t index = (state.scan_from + n) % words;
+    uint64_t bits = running_[index].load();
+    while (bits != 0) {
+      uint32_t bit = static_cast<uint32_t>(__builtin_ctzll(bits));
+      bits &= bits - 1;
+      StubThread* thread = threads_[index * 64 + bit].load(std::memory_order_acquire);
+      if (thread == nullptr) continue;
+      uint64_t word = thread->phase().load();
+      if (StubThread::phase_of(word) != Phase::kGuest) continue;
+      uint32_t slot_state = thread->slot().state.load(std::memory_order_acquire);
+      if (slot_state != SLOT_STATE_REQUEST && slot_state != SLOT_STATE_ASLEEP) continue;
+      if (!thread->claim(word, Phase::kOwned)) continue;
+      remove_running(*thread);
+      state.scan_from = index;
+      SystrapContext* context = thread->context;
+      context->read_event(*thread);
+      return context;
+    }
+  }
+  return nullptr;
+}
+
+platform::Context* Workers::take(WorkerState& state) {
+  if (posted_count_.load() != 0) {
+    MutexLock lock(mu_);
+    if (!posted_.empty()) {
+      SystrapContext* context = posted_.back();
+      posted_.pop_back();
+      posted_count_.store(static_cast<int>(posted_.size()));
+      return context;
+    }
+  }
+  if (ack_count_.load() != 0) {
+    std::vector<Ref<StubProcess>> changed;
+    {
+      MutexLock lock(mu_);
+      std::erase_if(ack_list_, [&](const Ref<StubProcess>& process) {
+        if (process->acks_changed()) {
+          changed.push_back(process);
+          return false;
+        }
+        if (!process->quiet() && !process->dead()) return false;
+        // Off the list first, then a second look: a new order puts it on again.
+        process->ack_watched.store(false);
+        if ((process->acks_changed() || !process->quiet()) && !process->dead())
+          return process->ack_watched.exchange(true);
+        return true;
+      });
+      ack_count_.store(static_cast<int>(ack_list_.size()));
+    }
+    for (auto& process : changed) process->process_acks();
+  }
+  return scan(state);
+}
+
+bool Workers::may_poll() const {
+  return cpus_.size() > 1 &&
+         running_count_.load(std::memory_order_relaxed) < static_cast<int>(cpus_.size());
+}
+
+void Workers::cool_down(WorkerState& state) {
+  if (!state.hot) return;
+  state.hot = false;
+  memory_.control().hot.store(0);
+}
+
+platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource& source,
+                                 bool& work) {
+  ControlPage& control = memory_.control();
+  if (!state.hot) {
+    if (state.skip > 0) {
+      --state.skip;
+      return nullptr;
+    }
+    if (!may_poll()) return nullptr;
+    uint32_t none = 0;
+    if (!control.hot.compare_exchange_strong(none, 1)) return nullptr;
+    state.hot = true;
+  }
+  uint64_t begin = host::monotonic_ns();
+  uint64_t last = begin;
+  for (;;) {
+    for (int i = 0; i < 16; ++i) {
+      if (platform::Context* context = take(state)) {
+        state.failures = 0;
+        return context;
+      }
+      if (source.has_work()) {
+        work = true;
+        return nullptr;
+      }
+      _mm_pause();
+    }
+    uint64_t now = host::monotonic_ns();
+    bool preempted = now - last > kPreemptedNs;
+    if (preempted || now - begin > kPollNs || !may_poll()) {
+      state.failures = std::min(state.failures + 1, 8u);
+      state.skip = std::min(uint32_t{1} << state.failures, kMaxSkip);
+      break;
+    }
+    last = now;
+  }
+  cool_down(state);
+  return nullptr;
+}
+
+platform::Context* Workers::next_event(int worker, const platform::WorkSource& source) {
+  WorkerState& state = workers_[static_cast<size_t>(worker)];
+  Sleeper& sleeper = memory_.control().sleepers[worker];
+  for (;;) {
+    if (platform::Context* context = take(state)) return context;
+    if (source.has_work()) return nullptr;
+    bool work = false;
+    if (platform::Context* context = poll(state, source, work)) return context;
+    if (work) return nullptr;
+    cool_down(state);
+    sleeper.asleep.store(1);
+    platform::Context* context = take(state);
+    if (context != nullptr || source.has_work()) {
+      sleeper.asleep.store(0);
+      return context;
+    }
+    uint64_t slept_at = host::monotonic_ns();
+    host::raw_syscall(SYS_futex, host::raw_arg(&sleeper.asleep), FUTEX_WAIT, 1, 0).ignore();
+    sleeper.asleep.store(0);
+    // Polling a little longer would have caught this one: try again sooner.
+    if (host::monotonic_ns() - slept_at < kPollNs && state.failures > 0) {
+      state.skip /= 2;
+      --state.failures;
+    }
+  }
+}
+
+void Workers::wake(int worker) {
+  Sleeper& sleeper = memory_.control().sleepers[worker];
+  if (sleeper.asleep.exchange(0) == 0) return;
+  host::raw_syscall(SYS_futex, host::raw_arg(&sleeper.asleep), FUTEX_WAKE, 1).ignore();
+}
+
+void Workers::ring() {
+  // A worker looks for work again before it sleeps or polls.
+  if (on_worker || memory_.control().hot.load() != 0) return;
+  int cpu = sched_getcpu();
+  int own = cpu >= 0 && cpu < CONTROL_MAX_CPUS ? memory_.control().cpu_worker[cpu] : 0;
+  if (memory_.control().sleepers[own].asleep.load() != 0) {
+    wake(own);
+    return;
+  }
+  for (int i = 0; i < count(); ++i) {
+    if (memory_.control().sleepers[i].asleep.load() != 0) {
+      wake(i);
+      return;
+    }
+  }
+}
+
+}  // namespace caisson::systrap

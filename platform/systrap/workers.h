@@ -1,0 +1,71 @@
+// Workers: how kernel workers learn of requests, and when they poll or sleep.
+//
+// A stub thread that makes a request looks at `hot` on the control page. If a worker polls, it will
+// see the request; otherwise the stub rings the worker of its own CPU. A worker that goes to sleep
+// first sets its `asleep` flag (or takes back `hot`), then looks at every running slot once more,
+// so no request is missed; a stub repeats a wake-up that woke nobody until the flag is gone. At
+// most one worker polls; none does on one CPU or when guest threads could use every CPU; polling
+// ends soon after the last request, and is tried less often when it gains nothing.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/ref.h"
+#include "platform/platform.h"
+#include "platform/systrap/shared_memory.h"
+#include "platform/systrap/stub_process.h"
+
+namespace caisson::systrap {
+
+class Workers {
+ public:
+  explicit Workers(SharedMemory& memory);
+
+  int count() const { return static_cast<int>(cpus_.size()); }
+  void bind(int worker);
+  platform::Context* next_event(int worker, const platform::WorkSource& source);
+  void ring();
+
+  void register_thread(StubThread& thread) { threads_[thread.id()].store(&thread); }
+  void add_running(StubThread& thread);
+  void remove_running(StubThread& thread);
+  // An event without a stub's request.
+  void post(SystrapContext& context) EXCLUDES(mu_);
+  void watch_acks(Ref<StubProcess> process) EXCLUDES(mu_);
+
+ private:
+  struct WorkerState {
+    bool hot = false;
+    uint32_t skip = 0;      // opportunities to poll that are still to be skipped
+    uint32_t failures = 0;  // polls in a row that gained nothing
+    uint64_t slept_at = 0;
+    uint32_t scan_from = 0;
+  };
+
+  platform::Context* take(WorkerState& state);
+  platform::Context* scan(WorkerState& state);
+  platform::Context* poll(WorkerState& state, const platform::WorkSource& source, bool& work);
+  bool may_poll() const;
+  void cool_down(WorkerState& state);
+  void wake(int worker);
+
+  SharedMemory& memory_;
+  std::vector<int> cpus_;  // of each worker; immutable
+  std::unique_ptr<std::atomic<StubThread*>[]> threads_;
+  std::unique_ptr<std::atomic<uint64_t>[]> running_;
+  std::atomic<uint32_t> running_words_{0};  // words of running_ that were ever used
+  std::atomic<int> running_count_{0};
+  std::array<WorkerState, CONTROL_MAX_WORKERS> workers_;  // each its worker's own
+
+  Mutex<LockRank::kPlatform> mu_;
+  std::atomic<int> posted_count_{0};
+  std::vector<SystrapContext*> posted_ GUARDED_BY(mu_);
+  std::atomic<int> ack_count_{0};
+  std::vector<Ref<StubProcess>> ack_list_ GUARDED_BY(mu_);
+};
+
+}  // namespace caisson::systrap
