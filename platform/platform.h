@@ -110,12 +110,13 @@ class Context {
   virtual void attach(RefOrNull<AddressSpace> space) = 0;
   // Hands the task to its stub thread as soon as its address space has carried out what was posted.
   virtual void resume() = 0;
-  // Says that the task's call will not be answered soon: its stub thread stops polling. Only a hint.
+  // Says that the task's call will not be answered soon: its stub thread stops polling. Only a
+  // hint.
   virtual void park() {}
-  // Makes the task come back soon with an event (kInterrupt unless another comes first). Sticky: one
-  // that races with resume() and comes just before it makes that resume() come back. Otherwise
-  // harmless when the task is not in the guest. If it does not come back by the platform's deadline,
-  // the event is kDied.
+  // Makes the task come back soon with an event (kInterrupt unless another comes first). Sticky:
+  // one that races with resume() and comes just before it makes that resume() come back. Otherwise
+  // harmless when the task is not in the guest. If it does not come back by the platform's
+  // deadline, the event is kDied.
   virtual void interrupt() = 0;
   // Forces the end of a task that is in the guest without waiting for its cooperation; kDied
   // follows.
@@ -165,7 +166,8 @@ class Platform {
   virtual bool has_host_global_memory_barrier() const = 0;
   virtual bool owns_page_tables() const = 0;
 
-  // Stub threads pass on only between address spaces of the same trust domain (a number for the credentials).
+  // Stub threads pass on only between address spaces of the same trust domain (a number for the
+  // credentials).
   virtual Result<Ref<AddressSpace>> new_address_space(uint64_t trust_domain) = 0;
   virtual Result<std::unique_ptr<Context>> new_context() = 0;
   // Duplicates `host_fd` (opened for reading) into the stubs' descriptor table.
