@@ -12,11 +12,13 @@ namespace caisson {
 
 enum class LockRank : uint8_t {
   kContainerTable,   // runtime: outermost, taken with nothing held
+  kRename,           // vfs: renames between directories; before any Dentry
   kMountTree,        // vfs: mount table; before any Dentry
   kFsContext,        // vfs: root, cwd and umask of a task
+  kEpoll,            // vfs: epoll's links, then outer, then inner epolls; before the polled files
   kDentry,           // vfs: a directory's children; several at once: parent before child
-  kInode,            // fs: one file's data and attributes; two at once in address order
   kFileDescription,  // vfs: offset and flags of one open file
+  kInode,            // fs: one file's data and attributes; two at once: directory before child
   kFdTable,          // vfs: descriptor numbers
   kTaskSet,          // kernel: pids, thread groups, process groups, sessions, the task tree
   kThreadGroup,      // kernel: exit and job-control state of one process
@@ -28,7 +30,6 @@ enum class LockRank : uint8_t {
   kMmMappings,       // mm: vmas and pmas; two at once: fork, parent before child
   kPageIndex,     // fs, mm: which memory-file ranges hold a file's data (Mappable); taken under mm
   kMemoryFile,    // mm: the page allocator
-  kEpoll,         // fs: epoll interest and ready lists; inside the polled file's lock never
   kWaitQueue,     // kernel/waiter: the waiters of one object
   kTimers,        // kernel/time: the timer heap
   kRunQueue,      // kernel: tasks that are ready to run

@@ -26,7 +26,11 @@ class RefCounted {
     (void)before;
   }
   void unref() const {
-    if (count_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete static_cast<const T*>(this);
+    if (count_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    // A type may tell others that it goes while it is still whole.
+    if constexpr (requires(const T& object) { object.last_reference_gone(); })
+      static_cast<const T*>(this)->last_reference_gone();
+    delete static_cast<const T*>(this);
   }
   // Takes a reference unless the count is already zero (for look-ups in tables that hold no
   // reference).

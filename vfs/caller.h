@@ -12,6 +12,7 @@ namespace caisson {
 
 struct Caller {
   const Credentials& credentials;
+  MountNamespace& mounts;
   const Path& root;
   const Path& working_directory;
   uint32_t umask = 022;

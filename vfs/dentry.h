@@ -24,6 +24,10 @@ namespace caisson {
 
 struct DentryCacheTag;
 
+// An internal answer of the changes below: another change overtook this one, resolve the path
+// again. Never reaches a guest.
+inline constexpr int kLookUpAgain = 1000;
+
 class Dentry : public RefCounted<Dentry>, public ListNode<DentryCacheTag> {
  public:
   // The root of a filesystem, or the one dentry of a file without a name in the tree ("pipe:[7]").
@@ -48,7 +52,7 @@ class Dentry : public RefCounted<Dentry>, public ListNode<DentryCacheTag> {
 
   // The child of this name, from the cache or the filesystem; negative ones too.
   // ENAMETOOLONG, and what Inode::lookup() says. Precondition: a directory.
-  Result<Ref<Dentry>> lookup(std::string_view name, const Caller& caller) EXCLUDES(mu_);
+  Result<Ref<Dentry>> lookup(std::string_view name) EXCLUDES(mu_);
 
   // Number of mounts on this dentry: path resolution asks the mount table only if not 0.
   std::atomic<int> mount_count{0};
@@ -62,6 +66,10 @@ class Dentry : public RefCounted<Dentry>, public ListNode<DentryCacheTag> {
   Result<void> rmdir(Dentry& child) EXCLUDES(mu_);
   static Result<void> rename(Dentry& old_directory, Dentry& old_child, Dentry& new_directory,
                              Dentry& new_child, uint32_t flags);
+
+  // Empties the cache of the whole tree below: the filesystem is going away. What is in use stays
+  // usable, but is no longer found.
+  void forget_children() EXCLUDES(mu_);
 
  private:
   friend class DentryCache;
@@ -77,11 +85,12 @@ class Dentry : public RefCounted<Dentry>, public ListNode<DentryCacheTag> {
 
   Dentry(RefOrNull<Dentry> parent, std::string name, RefOrNull<Inode> inode);
 
-  RefOrNull<Dentry> find_cached(std::string_view name) EXCLUDES(mu_);
-  bool child_is_current(const Dentry& child) const REQUIRES(mu_);
-  void set_inode(RefOrNull<Inode> inode);
-  // Takes a child out of the tree: its name is free again.
-  void detach(Dentry& child) REQUIRES(mu_);
+  RefOrNull<Dentry> find_cached_locked(std::string_view name) REQUIRES(mu_);
+  // kLookUpAgain if `child` is no longer what this directory has under its name.
+  Result<void> check_current_locked(const Dentry& child) const REQUIRES(mu_);
+  void set_inode(Inode& inode);
+  // Takes a child out of the tree: its name is free again. The caller drops the reference later.
+  Ref<Dentry> detach_locked(Dentry& child) REQUIRES(mu_);
 
   mutable Mutex<LockRank::kDentry> mu_;
   Children children_ GUARDED_BY(mu_);

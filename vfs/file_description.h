@@ -34,6 +34,8 @@ struct IoFlags {
 class FileDescription : public RefCounted<FileDescription>, public Waitable {
  public:
   virtual ~FileDescription();
+  // Leaves epolls and gives up locks, before any part is destroyed (base/ref.h).
+  void last_reference_gone() const;
 
   // The caller's transfer functions. At the file's own offset (read, write) or at one that is given
   // (pread, pwrite: ESPIPE if it cannot seek). A short count is a success.
@@ -48,7 +50,7 @@ class FileDescription : public RefCounted<FileDescription>, public Waitable {
   virtual Result<void> allocate(int mode, uint64_t offset, uint64_t length);
   virtual Result<void> fsync(bool data_only);
   // Copies entries in the form of getdents64(2): ENOTDIR unless a directory.
-  virtual Result<size_t> getdents(UserBuffer& to, const Caller& caller);
+  virtual Result<size_t> getdents(UserBuffer& to);
   // ENOTTY unless the kind knows the request; SIOC/FIO requests common to all are done in
   // syscalls/.
   virtual Result<uint64_t> ioctl(CurrentTask& task, uint32_t request, uint64_t argument);
@@ -74,6 +76,13 @@ class FileDescription : public RefCounted<FileDescription>, public Waitable {
   bool is_path_only() const { return (flags() & O_PATH) != 0; }
   bool is_nonblocking() const { return (flags() & O_NONBLOCK) != 0; }
 
+  // Is this open(2) over? A FIFO waits for its other end; the Waitable tells with kEventInternal.
+  virtual bool is_open_complete() { return true; }
+  // write(2) raises SIGPIPE along with EPIPE.
+  virtual bool raises_sigpipe() const { return false; }
+  // Counts an open for writing against executions of the file: ETXTBSY. Called once, by open.
+  Result<void> count_as_writer();
+
   // Every open file has a place, if only a nameless one of its own ("pipe:[12]").
   const Path& path() const { return path_; }
   Inode& inode() const { return path_.inode(); }
@@ -82,7 +91,7 @@ class FileDescription : public RefCounted<FileDescription>, public Waitable {
   FileDescription(Path path, uint32_t flags);
 
  private:
-  friend class EpollFile;
+  friend class EpollLinks;
   const Path path_;  // immutable
   std::atomic<uint32_t> flags_;
   const bool readable_;
@@ -91,8 +100,10 @@ class FileDescription : public RefCounted<FileDescription>, public Waitable {
   std::atomic<bool> in_epoll_{false};  // an epoll watches it: tell it at the end
 };
 
-// A place for a file that has none in the tree, such as a pipe: `name` is what /proc/PID/fd shows.
+// A place for a file that has none in the tree, such as a pipe: `name` is what /proc/PID/fd shows;
+// one that ends in a colon gets the inode number: "pipe:" becomes "pipe:[7]".
 Path make_anonymous_path(std::string name, uint32_t mode);
 Path make_anonymous_path(std::string name, Ref<Inode> inode);
+Ref<Filesystem> anonymous_filesystem();
 
 }  // namespace caisson

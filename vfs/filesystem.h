@@ -3,6 +3,7 @@
 // Reference counted: every inode and mount holds one. It has an anonymous device number of its own.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "base/ref.h"
@@ -28,11 +29,16 @@ class Filesystem : public RefCounted<Filesystem> {
 
   uint64_t device() const { return device_; }
 
+  // Mounts count themselves; true for the last one to go.
+  void add_mount() { mounts_.fetch_add(1, std::memory_order_relaxed); }
+  bool remove_mount() { return mounts_.fetch_sub(1, std::memory_order_acq_rel) == 1; }
+
  protected:
   Filesystem();
 
  private:
   const uint64_t device_;  // immutable
+  std::atomic<int> mounts_{0};
 };
 
 }  // namespace caisson

@@ -64,8 +64,8 @@ class Inode : public RefCounted<Inode> {
   virtual Result<void> set_attributes(const AttributeChange& change);
 
   // Directories. lookup() answers null for a name that is not there.
-  virtual Result<RefOrNull<Inode>> lookup(std::string_view name, const Caller& caller);
-  virtual Result<DirectoryListing> list(const Caller& caller);
+  virtual Result<RefOrNull<Inode>> lookup(std::string_view name);
+  virtual Result<DirectoryListing> list();
   virtual Result<Ref<Inode>> create(std::string_view name, const NewFile& file);
   // A file without a name (O_TMPFILE); link() may give it one.
   virtual Result<Ref<Inode>> create_unnamed(const NewFile& file);
@@ -92,8 +92,8 @@ class Inode : public RefCounted<Inode> {
   // Null: cannot be mapped (ENODEV).
   virtual RefOrNull<Mappable> mappable();
 
-  // Called before a file is opened for writing or its attributes change: copy-up.
-  virtual Result<void> prepare_write() { return {}; }
+  // Called before a file is opened for writing: copy-up, without the data if it will be truncated.
+  virtual Result<void> prepare_write(bool will_truncate) { return {}; }
 
   // The open file of open(2), permissions checked; `flags` are O_*. The default makes regular files
   // and directories; devices go by device number, FIFOs to their pipe.

@@ -13,7 +13,8 @@ void WaitQueue::remove(WaitEntry& entry) {
 }
 
 void WaitQueue::notify(EventMask events) {
-  MutexLock lock(mu_);
+  // An epoll that is told here tells its own waiters: queues nest, never in a circle.
+  MutexLockSameRank lock(mu_);
   for (WaitEntry* entry = entries_.front(); entry != nullptr; entry = entries_.next(*entry)) {
     if ((entry->mask & events) != 0) entry->waiter->notified(events);
   }
