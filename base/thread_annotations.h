@@ -23,3 +23,5 @@
 #define RELEASE(...) CAISSON_TSA(release_capability(__VA_ARGS__))
 #define RETURN_CAPABILITY(x) CAISSON_TSA(lock_returned(x))
 #define NO_THREAD_SAFETY_ANALYSIS CAISSON_TSA(no_thread_safety_analysis)
+// On an empty function that tells the analysis which lock is held.
+#define ASSERT_CAPABILITY(x) CAISSON_TSA(assert_capability(x))

@@ -50,6 +50,17 @@ class CurrentTask {
   // A signal is to be handled: an operation that has done something may return what it has.
   bool signal_pending() const;
 
+  // Sends a signal to this task: SIGPIPE, SIGXFSZ.
+  void raise(int signo);
+  // ppoll, pselect, epoll_pwait, sigsuspend: this mask until the call returns, or until the handler
+  // that ends it has run.
+  void set_mask_until_return(uint64_t mask);
+
+  // The soft limit, RLIMIT_*; ~0 is RLIM_INFINITY.
+  uint64_t limit(int resource);
+  int32_t process_id();
+  int32_t thread_id();
+
   // Guest memory: all or EFAULT. What was transferred before a fault stays.
   Result<void> copy_in_bytes(void* to, GuestAddr from, size_t length);
   Result<void> copy_out_bytes(GuestAddr to, const void* from, size_t length);

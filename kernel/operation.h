@@ -42,6 +42,8 @@ class Operation {
   // The result when a signal is to be handled: usually a restart code, or what has been done so
   // far.
   virtual StepResult interrupted(CurrentTask& task) { return Errno(kERESTARTSYS); }
+  // Waits through every signal but one that ends the process (vfork, exec). Linux: TASK_KILLABLE.
+  virtual bool killable_only() const { return false; }
   // For strace and /proc/PID/wchan: "pipe_read", "futex_wait".
   virtual const char* name() const = 0;
 };

@@ -2,7 +2,8 @@
 //
 // A number for the caller; an Errno (restart codes included); a parked operation; TaskExits (exit,
 // exit_group: there is no caller any more); FrameReplaced (rt_sigreturn, execve: the registers are
-// already what the caller continues with, nothing is stored into rax).
+// already what the caller continues with, nothing is stored into rax); NeedsVectorState (the
+// handler has done nothing yet and is called again when the task's vector state is at hand).
 #pragma once
 
 #include <cstdint>
@@ -17,10 +18,12 @@ namespace caisson {
 
 struct TaskExits {};
 struct FrameReplaced {};
+struct NeedsVectorState {};
 
 class [[nodiscard]] SyscallResult {
  public:
-  using State = std::variant<uint64_t, Errno, std::unique_ptr<Operation>, TaskExits, FrameReplaced>;
+  using State = std::variant<uint64_t, Errno, std::unique_ptr<Operation>, TaskExits, FrameReplaced,
+                             NeedsVectorState>;
 
   // NOLINTBEGIN(google-explicit-constructor)
   template <typename T>
@@ -30,6 +33,7 @@ class [[nodiscard]] SyscallResult {
   SyscallResult(std::unique_ptr<Operation> operation) : state_(std::move(operation)) {}
   SyscallResult(TaskExits exits) : state_(exits) {}
   SyscallResult(FrameReplaced replaced) : state_(replaced) {}
+  SyscallResult(NeedsVectorState needs) : state_(needs) {}
   SyscallResult(Result<void> result)
       : state_(result.ok() ? State(uint64_t{0}) : State(result.error())) {}
   template <typename T>
