@@ -1,0 +1,24 @@
+# cmake --install: the program, and what a program of somebody else's needs to use caisson::sys: library,
+# public headers, the base headers that those include, a CMake package and a pkg-config file. psx
+# installs itself (psx/CMakeLists.txt).
+include(GNUInstallDirs)
+
+if(TARGET caisson)
+  install(TARGETS caisson RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+
+if(TARGET caisson_sys)
+  # Headers say "base/result.h": the folder include/caisson is on the path too.
+  target_include_directories(caisson_base INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/caisson>)
+  set_target_properties(caisson_base PROPERTIES EXPORT_NAME base)
+  set_target_properties(caisson_sys PROPERTIES EXPORT_NAME sys)
+  target_compile_features(caisson_base INTERFACE cxx_std_20)
+  install(TARGETS caisson_base caisson_sys EXPORT caisson ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(DIRECTORY ${CMAKE_SOURCE_DIR}/include/caisson DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(DIRECTORY ${CMAKE_SOURCE_DIR}/base DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/caisson
+          FILES_MATCHING PATTERN "*.h")
+  install(EXPORT caisson NAMESPACE caisson:: FILE caisson-config.cmake
+          DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/caisson)
+  configure_file(${CMAKE_SOURCE_DIR}/cmake/caisson-sys.pc.in ${CMAKE_BINARY_DIR}/caisson-sys.pc @ONLY)
+  install(FILES ${CMAKE_BINARY_DIR}/caisson-sys.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endif()

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# install_test BUILD CXX: installs BUILD into a new folder and builds and runs a program against it, through the
+# CMake package and through the flags of the pkg-config file.
+set -euo pipefail
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cmake --install "$1" --prefix "$folder/prefix" >/dev/null
+cmake -S "$here" -B "$folder/build" -G Ninja -DCMAKE_CXX_COMPILER="$2" -DCMAKE_PREFIX_PATH="$folder/prefix" >/dev/null
+ninja -C "$folder/build" >/dev/null
+[[ $("$folder/build/consumer") == exec ]]
+
+package=$(find "$folder/prefix" -name caisson-sys.pc)
+value() { sed -n "s/^$1: //p" "$package" | sed "s|\${includedir}|$folder/prefix/include|g; s|\${libdir}|${package%/pkgconfig/*}|g"; }
+# shellcheck disable=SC2046  # flags are words
+"$2" -std=c++20 $(value Cflags) -o "$folder/consumer" "$here/consumer.cc" $(value Libs)
+[[ $("$folder/consumer") == exec ]]
+
+if [[ -e $1/caisson ]]; then
+  [[ -x $folder/prefix/bin/caisson ]]
+fi
