@@ -26,6 +26,16 @@ TEST(Errno, Names) {
   EXPECT_EQ(Errno(4000).name(), "E?");
 }
 
+TEST(Errno, RestartCodesAreThoseOfLinuxAndTellThemselvesApart) {
+  EXPECT_EQ(kERESTARTSYS, 512);
+  EXPECT_EQ(kERESTARTNOINTR, 513);
+  EXPECT_EQ(kERESTARTNOHAND, 514);
+  for (int code : {kERESTARTSYS, kERESTARTNOINTR, kERESTARTNOHAND, kERESTART_RESTARTBLOCK}) {
+    EXPECT_TRUE(Errno(code).is_restart()) << code;
+  }
+  EXPECT_FALSE(Errno(EINTR).is_restart());
+}
+
 struct Counted : RefCounted<Counted> {
   explicit Counted(int& deaths) : deaths(deaths) {}
   ~Counted() { ++deaths; }
