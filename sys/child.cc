@@ -5,7 +5,7 @@
 //  - raw system calls only: no libc, no errno, no thread-local variable;
 //  - no allocation, no lock, no call to a function of another file (tests/child_symbols checks that
 //    this file's object refers to none); nothing here is instrumented by sanitizers;
-//  - nothing of the caller's is written but the plan's result fields and the plan's file list;
+//  - nothing of the caller's is written but the plan's result fields and its report_fd;
 //  - a small stack: kChildStackSize in start.cc;
 //  - every step that can fail has a name (Step) and ends the child through fail().
 // All signals are blocked until the last step before exec.
@@ -180,30 +180,32 @@ void set_pdeathsig(ChildPlan* plan) {
   }
 }
 
-// Pass one lifts every descriptor that is below its place out of the way of the others; pass two
-// puts all at their places, lowest place first. A descriptor at its place only loses its
-// close-on-exec flag.
 void place_files(ChildPlan* plan) {
-  const int count = plan->file_count;
-  if (plan->move_files) {
-    for (int i = 0; i < count; ++i) {
-      if (plan->files[i] < 0 || plan->files[i] >= i) continue;
-      plan->files[i] = static_cast<int>(
-          must(plan, Step::kFiles,
-               raw_syscall(SYS_fcntl, plan->files[i], F_DUPFD_CLOEXEC, count < 3 ? 3 : count), i));
+  const int first_free = plan->file_count < 3 ? 3 : plan->file_count;
+  int saved = -1;
+  for (size_t i = 0; i < plan->file_step_count; ++i) {
+    const FileStep& step = plan->file_steps[i];
+    switch (step.kind) {
+      case FileStep::kKeep:
+        must(plan, Step::kFiles, raw_syscall(SYS_fcntl, step.to, F_SETFD, 0), step.to);
+        break;
+      case FileStep::kCopy:
+        must(plan, Step::kFiles, raw_syscall(SYS_dup3, step.from, step.to, 0), step.to);
+        break;
+      case FileStep::kSave:
+        saved = static_cast<int>(
+            must(plan, Step::kFiles, raw_syscall(SYS_fcntl, step.from, F_DUPFD_CLOEXEC, first_free),
+                 step.to));
+        break;
+      case FileStep::kCopySaved:
+        must(plan, Step::kFiles, raw_syscall(SYS_dup3, saved, step.to, 0), step.to);
+        raw_syscall(SYS_close, saved).ignore();
+        break;
+      case FileStep::kClose:
+        raw_syscall(SYS_close, step.to).ignore();
+        break;
     }
   }
-  for (int i = 0; i < count; ++i) {
-    if (plan->files[i] < 0) {
-      raw_syscall(SYS_close, i).ignore();
-    } else if (plan->files[i] == i) {
-      must(plan, Step::kFiles, raw_syscall(SYS_fcntl, i, F_SETFD, 0), i);
-    } else {
-      must(plan, Step::kFiles, raw_syscall(SYS_dup3, plan->files[i], i, 0), i);
-    }
-  }
-  // The standard descriptors are seldom close-on-exec, so they go even if others are kept.
-  for (int i = count; i < 3; ++i) raw_syscall(SYS_close, i).ignore();
 }
 
 // Hosts before Linux 5.11: mark what /proc/self/fd lists.

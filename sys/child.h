@@ -37,6 +37,20 @@ struct CapData {
   uint32_t inheritable;
 };
 
+// One call towards the child's descriptors; plan_files() orders them.
+struct FileStep {
+  enum Kind : int32_t {
+    kKeep,       // `to` is at its place: clear its close-on-exec flag
+    kCopy,       // dup3(from, to)
+    kSave,       // put a copy of `from` aside
+    kCopySaved,  // dup3(what was put aside, to); what was put aside is closed
+    kClose,      // close(to); it need not be open
+  };
+  Kind kind;
+  int from;
+  int to;
+};
+
 struct ChildPlan {
   const char* path = nullptr;
   char* const* argv = nullptr;
@@ -44,9 +58,9 @@ struct ChildPlan {
   const char* dir = nullptr;     // null: stay
   const char* chroot = nullptr;  // null: stay
 
-  int* files = nullptr;  // the child's own list, changed as descriptors move
+  const FileStep* file_steps = nullptr;
+  size_t file_step_count = 0;
   int file_count = 0;
-  bool move_files = false;  // some descriptor is above its place: two passes are needed
   bool close_others = true;
 
   uint64_t caller_mask = 0;  // the caller's signal mask

@@ -11,6 +11,7 @@
 #include "host/raw_syscall.h"
 #include "sys/child.h"
 #include "sys/clone.h"
+#include "sys/file_plan.h"
 #include "sys/id_maps.h"
 #include "sys/start_check.h"
 
@@ -76,7 +77,7 @@ class Start {
   std::shared_ptr<const EnvironmentSnapshot> environment_;
   std::vector<char*> argv_;
   std::vector<char*> env_;
-  std::vector<int> files_;
+  std::vector<internal::FileStep> file_steps_;
   ChildPlan plan_;
   UniqueFd report_;        // the caller's end
   UniqueFd child_report_;  // the child's end
@@ -84,7 +85,7 @@ class Start {
 };
 
 Start::Start(const std::string& path, const std::vector<std::string>& argv, const ProcAttr& attr)
-    : attr_(attr), argv_(pointers_to(argv)), files_(attr.files) {
+    : attr_(attr), argv_(pointers_to(argv)), file_steps_(internal::plan_files(attr.files)) {
   plan_.path = path.c_str();
   plan_.argv = argv_.data();
   if (attr.env) {
@@ -96,11 +97,10 @@ Start::Start(const std::string& path, const std::vector<std::string>& argv, cons
   }
   plan_.dir = attr.dir.empty() ? nullptr : attr.dir.c_str();
   plan_.chroot = sys().chroot.empty() ? nullptr : sys().chroot.c_str();
-  plan_.files = files_.data();
-  plan_.file_count = static_cast<int>(files_.size());
+  plan_.file_steps = file_steps_.data();
+  plan_.file_step_count = file_steps_.size();
+  plan_.file_count = static_cast<int>(attr.files.size());
   plan_.close_others = !attr.keep_other_files;
-  for (int i = 0; i < plan_.file_count; ++i)
-    if (files_[i] >= 0 && files_[i] < i) plan_.move_files = true;
 
   const bool has_maps = !sys().uid_mappings.empty() || !sys().gid_mappings.empty();
   plan_.maps_after_clone = has_maps && (sys().clone_flags & CLONE_NEWUSER) != 0;
@@ -132,12 +132,15 @@ Start::Start(const std::string& path, const std::vector<std::string>& argv, cons
 
 std::optional<StartError> Start::prepare() {
   const bool hidden_parent = plan_.pdeathsig != 0 && (sys().clone_flags & CLONE_NEWPID) != 0;
-  // Before we open anything: a stale number in the list must not mean a descriptor of ours. With
-  // none opened and none moved the child's own calls find out.
-  if (plan_.move_files || needs_socket() || hidden_parent) {
+  // Before we or the child open anything: a stale number in the list must not mean a descriptor of
+  // ours. Where nothing is opened the child's own calls find out.
+  const bool saves = std::any_of(file_steps_.begin(), file_steps_.end(), [](const auto& step) {
+    return step.kind == internal::FileStep::kSave;
+  });
+  if (saves || needs_socket() || hidden_parent) {
     for (int i = 0; i < plan_.file_count; ++i) {
-      if (files_[i] < 0) continue;
-      const RawResult open = raw_syscall(SYS_fcntl, files_[i], F_GETFD);
+      if (attr_.files[i] < 0) continue;
+      const RawResult open = raw_syscall(SYS_fcntl, attr_.files[i], F_GETFD);
       if (!open.ok()) return StartError{Step::kFiles, open.error(), i};
     }
   }

@@ -11,7 +11,7 @@
 
 namespace caisson::sys::test {
 
-bool with_denied(std::initializer_list<Denied> denied, const std::function<void()>& function) {
+bool with_denied(const std::vector<Denied>& denied, const std::function<void()>& function) {
   std::vector<sock_filter> code;
   const auto add = [&code](uint16_t op, uint32_t k, uint8_t jump_true = 0, uint8_t jump_false = 0) {
     code.push_back({op, jump_true, jump_false, k});
@@ -39,6 +39,20 @@ bool with_denied(std::initializer_list<Denied> denied, const std::function<void(
     if (installed) function();
   }).join();
   return installed;
+}
+
+const char* helper_path() {
+  const char* given = ::getenv("SYS_TEST_HELPER");
+  return given != nullptr ? given : CAISSON_SYS_TEST_HELPER;
+}
+
+std::string file_line(int place, int fd) {
+  struct ::stat file {};
+  EXPECT_EQ(fstat(fd, &file), 0);
+  char line[80];
+  snprintf(line, sizeof(line), "%d:%lx:%lx\n", place, static_cast<unsigned long>(file.st_dev),
+           static_cast<unsigned long>(file.st_ino));
+  return line;
 }
 
 int open_descriptors() {

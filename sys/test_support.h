@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <functional>
-#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -75,7 +74,13 @@ struct Denied {
 
 // Runs the function on a thread of its own whose system calls, and those of the processes that it
 // starts, are filtered so. True: the filter was installed.
-bool with_denied(std::initializer_list<Denied> denied, const std::function<void()>& function);
+bool with_denied(const std::vector<Denied>& denied, const std::function<void()>& function);
+
+// The path of test_helper.cc's program.
+const char* helper_path();
+
+// What the helper's "files" prints for descriptor `place` if it is a copy of our `fd`.
+std::string file_line(int place, int fd);
 
 // Descriptors of this process, to see leaks.
 int open_descriptors();
