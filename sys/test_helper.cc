@@ -3,7 +3,9 @@
 //
 //   files                the open descriptors: "N:DEVICE:INODE" a line
 //   stray COUNT          exit status 0 if only descriptors below COUNT are open
-//   env PREFIX           exit status 0 if all variables of that prefix have one and the same value
+//   env PREFIX           exit status 0 if the variables of that prefix, numbers that a writer
+//   counts up
+//                        one after the other, are as they were at one moment
 //   arguments            the number of arguments and of their bytes
 #include <dirent.h>
 #include <sys/stat.h>
@@ -44,15 +46,18 @@ int find_stray(int count) {
   return stray;
 }
 
-int compare_environment(const char* prefix, char** env) {
-  const char* first = nullptr;
+int check_environment(const char* prefix, char** env) {
+  long first = -1;
+  long before = -1;
   for (; *env != nullptr; ++env) {
     if (std::strncmp(*env, prefix, std::strlen(prefix)) != 0) continue;
-    const char* value = std::strchr(*env, '=');
-    if (first == nullptr) first = value;
-    if (std::strcmp(first, value) != 0) return 1;
+    const long value = std::atol(std::strchr(*env, '=') + 1);
+    if (first < 0) first = before = value;
+    // Up to some variable the newest value, from there on the one before.
+    if (value > before || value < first - 1) return 1;
+    before = value;
   }
-  return first == nullptr ? 2 : 0;
+  return first < 0 ? 2 : 0;
 }
 
 int count_arguments(int argc, char** argv) {
@@ -68,7 +73,7 @@ int main(int argc, char** argv, char** env) {
   if (argc < 2) return 98;
   if (std::strcmp(argv[1], "files") == 0) return print_files();
   if (std::strcmp(argv[1], "stray") == 0 && argc == 3) return find_stray(std::atoi(argv[2]));
-  if (std::strcmp(argv[1], "env") == 0 && argc == 3) return compare_environment(argv[2], env);
+  if (std::strcmp(argv[1], "env") == 0 && argc == 3) return check_environment(argv[2], env);
   if (std::strcmp(argv[1], "arguments") == 0) return count_arguments(argc - 2, argv + 2);
   return 98;
 }

@@ -1,7 +1,9 @@
 // main() of the room's tests. `--as-user` runs them all as an ordinary user, through the library's
 // own credentials, where the caller is root.
 #include <gtest/gtest.h>
+#include <linux/close_range.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -41,11 +43,18 @@ int run_as_user(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && std::strcmp(argv[1], "--print-environment") == 0) {
+    for (const std::string& entry : sys::environ()) std::puts(entry.c_str());
+    std::printf("getenv K: %s\n", sys::getenv("K").value_or("not set").c_str());
+    return 0;
+  }
   if (argc > 1 && std::strcmp(argv[1], "--as-user") == 0) {
     if (::geteuid() == 0) return run_as_user(argc, argv);
     --argc;
     for (int i = 1; i <= argc; ++i) argv[i] = argv[i + 1];
   }
+  // What our own starter let through is no stray descriptor of ours.
+  close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
