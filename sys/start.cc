@@ -215,7 +215,8 @@ std::optional<StartError> Start::supervise(int pid) {
     Report report{};
     const RawResult received =
         raw_syscall(SYS_recvfrom, report_.get(), raw_arg(&report), sizeof(report));
-    if (received.value() == -EINTR) continue;
+    // ECONNRESET comes once, before the reports, if the child ended without reading our answer.
+    if (received.value() == -EINTR || received.value() == -ECONNRESET) continue;
     if (received.value() != sizeof(report)) break;
     switch (report.kind) {
       case Report::kFailure:
