@@ -21,7 +21,7 @@ using host::raw_syscall;
 constexpr size_t kMaxParkedThreads = 4;
 constexpr uint64_t kOrderDeadlineNs = 20'000'000'000u;
 constexpr uint64_t kInterruptRetryNs = 100'000'000u;
-constexpr int kInterruptTries = 100;
+constexpr int kInterruptTries = 50;
 
 UniqueFd open_pidfd(int pid) {
   auto fd = raw_syscall(SYS_pidfd_open, pid, 0);

@@ -1,0 +1,171 @@
+#include "runtime/confinement.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/mount.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "host/raw_syscall.h"
+
+namespace caisson::runtime {
+namespace {
+
+using host::raw_arg;
+using host::raw_syscall;
+
+Error failed(const char* what) { return Error(what, Errno(errno)); }
+
+// Any directory serves as a mount point in a mount namespace of our own; this one exists
+// everywhere.
+constexpr const char* kMountPoint = "/proc";
+constexpr const char* kScratch = "/tmp";
+
+const char* mount_point() {
+  struct stat info {};
+  return stat(kScratch, &info) == 0 && S_ISDIR(info.st_mode) ? kScratch : kMountPoint;
+}
+
+Result<UniqueFd, Error> reopen_read_only(int fd) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  UniqueFd result(open(path, O_RDONLY | O_CLOEXEC));
+  if (!result) return failed("opening guest memory for reading");
+  return result;
+}
+
+uint64_t read_number(const char* path) {
+  FILE* file = fopen(path, "re");
+  if (file == nullptr) return ~uint64_t{0};
+  unsigned long long value = 0;
+  bool ok = fscanf(file, "%llu", &value) == 1;
+  fclose(file);
+  return ok ? value : ~uint64_t{0};
+}
+
+// The memory.max of the cgroup (v2) that this process is in; ~0 if there is none.
+uint64_t cgroup_limit() {
+  FILE* file = fopen("/proc/self/cgroup", "re");
+  if (file == nullptr) return ~uint64_t{0};
+  char line[512];
+  uint64_t limit = ~uint64_t{0};
+  while (fgets(line, sizeof line, file) != nullptr) {
+    if (strncmp(line, "0::", 3) != 0) continue;
+    line[strcspn(line, "\n")] = '\0';
+    std::string path = std::string("/sys/fs/cgroup") + (line + 3) + "/memory.max";
+    limit = read_number(path.c_str());
+  }
+  fclose(file);
+  return limit;
+}
+
+}  // namespace
+
+uint64_t default_memory_limit() {
+  uint64_t available = ~uint64_t{0};
+  if (FILE* file = fopen("/proc/meminfo", "re")) {
+    char line[256];
+    unsigned long long kib = 0;
+    while (fgets(line, sizeof line, file) != nullptr) {
+      if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = kib * 1024;
+    }
+    fclose(file);
+  }
+  uint64_t limit = std::min(available, cgroup_limit());
+  if (limit == ~uint64_t{0}) limit = uint64_t{1} << 30;
+  return std::max(limit & ~uint64_t{0xfff}, uint64_t{64} << 20);
+}
+
+Result<GuestMemory, Error> prepare_memory(uint64_t limit_bytes, bool namespaces) {
+  GuestMemory memory;
+  if (namespaces) {
+    // The copy of the host's mounts must not propagate to it.
+    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0)
+      return failed("making mounts private");
+    char options[96];
+    snprintf(options, sizeof options, "mode=0700,size=%llu,huge=advise",
+             static_cast<unsigned long long>(limit_bytes));
+    const char* where = mount_point();
+    unsigned long flags = MS_NOSUID | MS_NODEV;
+    bool mounted = mount("caisson", where, "tmpfs", flags, options) == 0;
+    if (!mounted && errno == EINVAL) {  // a host without huge pages on tmpfs
+      *strrchr(options, ',') = '\0';
+      mounted = mount("caisson", where, "tmpfs", flags, options) == 0;
+    }
+    if (mounted) {
+      memory.read_write.reset(open(where, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+      umount2(where, MNT_DETACH);
+    }
+  }
+  if (!memory.read_write) {
+    memory.read_write.reset(memfd_create("caisson-memory", MFD_CLOEXEC));
+    if (!memory.read_write) return failed("creating guest memory");
+  }
+  auto read_only = reopen_read_only(memory.read_write.get());
+  if (!read_only.ok()) return read_only.error();
+  memory.read_only = std::move(read_only).value();
+  return memory;
+}
+
+Result<UniqueFd, Error> open_host_root(bool namespaces) {
+  if (namespaces) {
+    auto tree = raw_syscall(SYS_open_tree, AT_FDCWD, raw_arg("/"),
+                            OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+    if (tree.ok()) {
+      UniqueFd fd(static_cast<int>(tree.value()));
+      struct mount_attr attributes {};
+      attributes.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID;
+      // Best effort: what is opened through it is only ever opened for reading.
+      raw_syscall(SYS_mount_setattr, fd.get(), raw_arg(""), AT_EMPTY_PATH | AT_RECURSIVE,
+                  raw_arg(&attributes), sizeof attributes)
+          .ignore();
+      return fd;
+    }
+  }
+  UniqueFd fd(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd) return failed("opening the host's root directory");
+  return fd;
+}
+
+Result<void, Error> enter_empty_root() {
+  const char* where = mount_point();
+  if (mount("caisson-root", where, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+            "mode=0555,size=4096") < 0)
+    return failed("mounting an empty root");
+  if (chdir(where) < 0) return failed("entering the empty root");
+  // pivot_root(".", "."): the old root ends up on top of the new one and is taken off.
+  auto pivoted = raw_syscall(SYS_pivot_root, raw_arg("."), raw_arg("."));
+  if (!pivoted.ok()) return Error("changing to the empty root", pivoted.error());
+  if (umount2(".", MNT_DETACH) < 0) return failed("letting go of the host's mounts");
+  if (mount(nullptr, "/", nullptr,
+            MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) < 0)
+    return failed("making the empty root read-only");
+  if (chdir("/") < 0) return failed("entering the empty root");
+  return {};
+}
+
+Result<void, Error> drop_privileges() {
+  for (int capability = 0; capability < 64; ++capability) {
+    if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 && errno == EINVAL) break;
+  }
+  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct none[2] = {};
+  auto dropped = raw_syscall(SYS_capset, raw_arg(&header), raw_arg(none));
+  if (!dropped.ok()) return Error("dropping capabilities", dropped.error());
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return failed("setting no_new_privs");
+  struct rlimit no_core {};
+  setrlimit(RLIMIT_CORE, &no_core);
+  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) return failed("making the process undumpable");
+  return {};
+}
+
+}  // namespace caisson::runtime

@@ -1,0 +1,14 @@
+// The kernel process: everything from the first instruction after the launcher's clone to the last
+// message back.
+#pragma once
+
+#include "base/unique_fd.h"
+#include "runtime/sandbox_options.h"
+
+namespace caisson::runtime {
+
+// Runs in the child. `launcher` is the socket to the launcher (protocol.h). Returns the process'
+// exit status; what the user is told goes through the socket.
+int run_kernel_process(const SandboxOptions& options, UniqueFd launcher);
+
+}  // namespace caisson::runtime

@@ -1,0 +1,349 @@
+// Guest code that attacks its own stub. Each attack runs in a child: whatever happens to it, this
+// process goes on, the victim (another guest process, running all the time) keeps its memory and
+// its calls, and nothing hangs.
+//
+// Meaningful only inside Caisson: natively there is no stub, and every test is skipped.
+#include <gtest/gtest.h>
+#include <immintrin.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <vector>
+
+namespace {
+
+constexpr uint64_t kSlotSize = 0x8000;
+constexpr uint64_t kSlotGate = 16;
+constexpr uint64_t kControl = 0x10000;
+constexpr uint64_t kOrders = 0x20000;
+constexpr uint64_t kSlots = 0x10000000;
+constexpr size_t kVictimPages = 256;
+
+struct Stub {
+  uint64_t slot = 0;
+  uint64_t text = 0;
+  uint32_t text_size = 0;
+};
+
+// Where this thread's stub is; all zero outside Caisson.
+Stub find_stub() {
+  Stub stub;
+  uint64_t gs = _readgsbase_u64();
+  if (gs == 0 || gs % kSlotSize != 0) return stub;
+  stub.slot = gs;
+  stub.text = *reinterpret_cast<uint64_t*>(gs + kSlotGate) & ~uint64_t{0xffff};
+  memcpy(&stub.text_size, reinterpret_cast<void*>(stub.text + 8), 4);
+  return stub;
+}
+
+struct Victim {
+  std::atomic<uint64_t> rounds;
+  std::atomic<uint32_t> damaged;
+  std::atomic<uint32_t> stop;
+};
+
+// Checks its private memory and makes calls until told to stop.
+void be_victim(Victim& state) {
+  std::vector<uint64_t> memory(kVictimPages * 512);
+  for (size_t i = 0; i < memory.size(); ++i) memory[i] = i * 0x9e3779b97f4a7c15;
+  int fds[2];
+  if (pipe(fds) != 0) _exit(3);
+  pid_t self = getpid();
+  while (state.stop == 0) {
+    for (size_t i = 0; i < memory.size(); ++i) {
+      if (memory[i] != i * 0x9e3779b97f4a7c15) state.damaged = 1;
+    }
+    char out = static_cast<char>(state.rounds);
+    char in = 0;
+    if (write(fds[1], &out, 1) != 1 || read(fds[0], &in, 1) != 1 || in != out) state.damaged = 2;
+    if (syscall(SYS_getpid) != self) state.damaged = 3;
+    ++state.rounds;
+    usleep(500);
+  }
+  _exit(0);
+}
+
+class Hostile : public testing::Test {
+ protected:
+  void SetUp() override {
+    stub_ = find_stub();
+    if (stub_.slot == 0) GTEST_SKIP() << "not inside Caisson: there is no stub to attack";
+    void* shared = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(shared, MAP_FAILED);
+    victim_ = new (shared) Victim{};
+    victim_pid_ = fork();
+    ASSERT_GE(victim_pid_, 0);
+    if (victim_pid_ == 0) be_victim(*victim_);
+  }
+  void TearDown() override {
+    if (stub_.slot == 0) return;
+    uint64_t before = victim_->rounds;
+    for (int i = 0; i < 400 && victim_->rounds < before + 3; ++i) usleep(10000);
+    EXPECT_GE(victim_->rounds, before + 3) << "the victim stands still";
+    victim_->stop = 1;
+    int status = 0;
+    EXPECT_EQ(waitpid(victim_pid_, &status, 0), victim_pid_);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    EXPECT_EQ(victim_->damaged, 0u);
+    munmap(victim_, 4096);
+  }
+
+  // Runs `attack` in a child; after `limit_ms` it is killed. The child must be gone soon in any
+  // case.
+  void in_child(const std::function<void()>& attack, int limit_ms = 100) {
+    start(attack);
+    finish_all(limit_ms);
+  }
+  void start(const std::function<void()>& attack) {
+    pid_t pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      attack();
+      _exit(0);
+    }
+    children_.push_back(pid);
+  }
+  void finish_all(int limit_ms) {
+    for (int waited = 0; waited < limit_ms && !children_.empty(); waited += 2) {
+      std::erase_if(children_, [](pid_t pid) { return waitpid(pid, nullptr, WNOHANG) == pid; });
+      if (!children_.empty()) usleep(2000);
+    }
+    for (pid_t pid : children_) kill(pid, SIGKILL);
+    for (pid_t pid : children_) EXPECT_EQ(waitpid(pid, nullptr, 0), pid);
+    children_.clear();
+  }
+
+  Stub stub_;
+  Victim* victim_ = nullptr;
+  pid_t victim_pid_ = -1;
+  std::vector<pid_t> children_;
+};
+
+// Jumps to `target` with registers from `seed`.
+[[noreturn]] void jump_wild(uint64_t target, uint64_t seed, uint64_t slot) {
+  std::mt19937_64 random(seed);
+  uint64_t r[14];
+  for (uint64_t& value : r) {
+    switch (random() % 6) {
+      case 0:
+        value = 0;
+        break;
+      case 1:
+        value = random() % 512;
+        break;
+      case 2:
+        value = slot + random() % kSlotSize;
+        break;
+      case 3:
+        value = target;
+        break;
+      case 4:
+        value = reinterpret_cast<uint64_t>(&r) & ~uint64_t{63};
+        break;
+      default:
+        value = random();
+        break;
+    }
+  }
+  static thread_local uint64_t jump_target;
+  jump_target = target;
+  __asm__ volatile(
+      "mov %0, %%r15\n"
+      "push %1\n"
+      "mov 0(%%r15), %%rax\n mov 8(%%r15), %%rbx\n mov 16(%%r15), %%rcx\n mov 24(%%r15), %%rdx\n"
+      "mov 32(%%r15), %%rsi\n mov 40(%%r15), %%rdi\n mov 48(%%r15), %%rbp\n mov 56(%%r15), %%r8\n"
+      "mov 64(%%r15), %%r9\n mov 72(%%r15), %%r10\n mov 80(%%r15), %%r11\n mov 88(%%r15), %%r12\n"
+      "mov 96(%%r15), %%r13\n mov 104(%%r15), %%r14\n"
+      "ret\n"
+      :
+      : "r"(r), "r"(jump_target)
+      : "memory");
+  __builtin_unreachable();
+}
+
+TEST_F(Hostile, JumpsIntoStubTextAtEveryByte) {
+  constexpr size_t kAtOnce = 16;
+  for (uint32_t offset = 0; offset < stub_.text_size; ++offset) {
+    start([&] { jump_wild(stub_.text + offset, offset * 31 + 7, stub_.slot); });
+    if (children_.size() == kAtOnce) finish_all(20);
+  }
+  finish_all(20);
+}
+
+TEST_F(Hostile, EveryCallNumberAtEverySyscallInstructionOfTheStub) {
+  constexpr size_t kAtOnce = 32;
+  auto* text = reinterpret_cast<const unsigned char*>(stub_.text);
+  for (uint32_t offset = 0; offset + 1 < stub_.text_size; ++offset) {
+    if (text[offset] != 0x0f || text[offset + 1] != 0x05) continue;
+    uint64_t site = stub_.text + offset;
+    for (long nr = 0; nr < 470; nr += 1) {
+      // One child tries seven numbers: a trapped call comes back to the stub, which then faults or
+      // goes on wildly.
+      start([&] {
+        alarm(1);
+        register long r10 __asm__("r10") = 0;
+        __asm__ volatile("push %%rdx\n ret\n"
+                         :
+                         : "a"(nr), "D"(stub_.slot), "S"(1L), "d"(site), "r"(r10)
+                         : "memory");
+      });
+      nr += 6;
+      if (children_.size() == kAtOnce) finish_all(10);
+    }
+  }
+  finish_all(10);
+}
+
+// Threads that make calls while another scribbles over every slot of the process.
+void scribble(const Stub& stub, uint64_t seed, bool keep_state) {
+  constexpr int kThreads = 3;
+  static std::atomic<uint64_t> slots[kThreads];
+  for (auto& slot : slots) slot = 0;
+  for (int i = 0; i < kThreads; ++i) {
+    pthread_t thread;
+    pthread_create(
+        &thread, nullptr,
+        [](void* place) -> void* {
+          static_cast<std::atomic<uint64_t>*>(place)->store(_readgsbase_u64());
+          for (;;) {
+            syscall(SYS_getppid);
+            struct pollfd none;
+            poll(&none, 0, 0);
+          }
+        },
+        &slots[i]);
+  }
+  for (auto& slot : slots) {
+    while (slot == 0) usleep(100);
+  }
+  std::mt19937_64 random(seed);
+  for (int i = 0; i < 200000; ++i) {
+    uint64_t slot = slots[random() % kThreads];
+    if (random() % 16 == 0) slot = stub.slot;
+    uint64_t where = random() % 4 == 0 ? random() % 512 : random() % kSlotSize;
+    if (keep_state && where < 8) continue;
+    uint64_t value = random() % 3 == 0 ? random() : random() % 8;
+    memcpy(reinterpret_cast<void*>(slot + (where & ~uint64_t{3})), &value, 4);
+  }
+}
+
+TEST_F(Hostile, ScribblesOverSlotsWhileSiblingsRun) {
+  for (uint64_t seed = 0; seed < 40; ++seed)
+    in_child([&] { scribble(stub_, seed, seed % 2 == 0); }, 300);
+}
+
+TEST_F(Hostile, SharedPagesAreReadOnly) {
+  for (uint64_t page : {stub_.text, stub_.text + kControl, stub_.text + kOrders}) {
+    pid_t pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      *reinterpret_cast<volatile uint32_t*>(page) = 1;
+      _exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(pid, &status, 0), pid);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV)
+        << std::hex << page << " " << status;
+  }
+}
+
+TEST_F(Hostile, ForgesRequestsOfAParkedSibling) {
+  in_child(
+      [&] {
+        static std::atomic<uint64_t> sibling{0};
+        pthread_t thread;
+        pthread_create(
+            &thread, nullptr,
+            [](void*) -> void* {
+              sibling = _readgsbase_u64();
+              sleep(100);
+              return nullptr;
+            },
+            nullptr);
+        while (sibling == 0) usleep(100);
+        usleep(2000);
+        auto* state = reinterpret_cast<std::atomic<uint32_t>*>(sibling.load());
+        auto* entry = reinterpret_cast<std::atomic<uint32_t>*>(sibling.load() + 64);
+        for (uint32_t i = 0; i < 100000; ++i) {
+          *entry = i % 5;
+          *state = i % 6;
+        }
+      },
+      500);
+}
+
+TEST_F(Hostile, TheStubRegionCannotBeUnmappedOrProtected) {
+  pid_t pid = fork();
+  ASSERT_GE(pid, 0);
+  if (pid == 0) {
+    uint64_t region = stub_.text;
+    for (uint64_t at : {region, region + kControl, region + kOrders, region + kSlots, stub_.slot}) {
+      if (munmap(reinterpret_cast<void*>(at), 4096) == 0) _exit(1);
+      if (mprotect(reinterpret_cast<void*>(at), 4096, PROT_READ | PROT_WRITE | PROT_EXEC) == 0)
+        _exit(2);
+      if (mmap(reinterpret_cast<void*>(at), 4096, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+        _exit(3);
+      if (mremap(reinterpret_cast<void*>(at), 4096, 8192, MREMAP_MAYMOVE) != MAP_FAILED) _exit(4);
+      if (madvise(reinterpret_cast<void*>(at), 4096, MADV_DONTNEED) == 0) _exit(5);
+    }
+    // A range from guest memory into the region.
+    if (munmap(reinterpret_cast<void*>(0x10000), (uint64_t{1} << 32)) == 0) _exit(6);
+    _exit(_readgsbase_u64() == stub_.slot && syscall(SYS_getpid) == getpid() ? 0 : 7);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << std::hex << status;
+}
+
+// A frame of its own making lets guest code block the interrupt signal on the host: the thread then
+// never answers.
+TEST_F(Hostile, AThreadThatNeverAnswersIsKilled) {
+  pid_t pid = fork();
+  ASSERT_GE(pid, 0);
+  if (pid == 0) {
+    // The stub's own sigreturn site, found as `mov $15,%eax; syscall`.
+    auto* text = reinterpret_cast<const unsigned char*>(stub_.text);
+    static const unsigned char kPattern[] = {0xb8, 15, 0, 0, 0, 0x0f, 0x05};
+    uint64_t site = 0;
+    for (uint32_t i = 0; i + sizeof kPattern < stub_.text_size; ++i) {
+      if (memcmp(text + i, kPattern, sizeof kPattern) == 0) site = stub_.text + i;
+    }
+    if (site == 0) _exit(1);
+    alignas(64) static uint64_t frame[64];
+    frame[0] = 2;                                            // UC_SIGCONTEXT_SS
+    frame[5 + 15] = reinterpret_cast<uint64_t>(&frame[60]);  // rsp
+    static const unsigned char* const kLoop = [] {
+      auto* code = static_cast<unsigned char*>(mmap(
+          nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      code[0] = 0xeb;
+      code[1] = 0xfe;
+      return code;
+    }();
+    frame[5 + 16] = reinterpret_cast<uint64_t>(kLoop);  // rip
+    frame[5 + 17] = 0x202;
+    frame[5 + 18] = 0x33 | (uint64_t{0x2b} << 48);
+    frame[37] = ~uint64_t{0};  // sigmask
+    __asm__ volatile("mov %0, %%rsp\n jmp *%1" : : "r"(frame), "r"(site) : "memory");
+    __builtin_unreachable();
+  }
+  usleep(100000);
+  int status = 0;
+  if (waitpid(pid, &status, WNOHANG) == pid)
+    GTEST_FAIL() << "the attack did not work: status " << status;
+  kill(pid, SIGKILL);
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+}
+
+}  // namespace
