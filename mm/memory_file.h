@@ -67,6 +67,9 @@ class MemoryFile {
   // Replaces the content by zeros and gives the pages back; the reference counts stay.
   void discard(MemoryRange range);
 
+  // Gives every page of the range memory now. ENOMEM at the memory limit.
+  Result<void> populate(MemoryRange range);
+
   // The next run of pages that hold data in `range`; empty when there is none.
   MemoryRange next_data(MemoryRange range) const;
   // Copies host-side without mapping the target (Linux writes whole pages without zeroing them

@@ -159,8 +159,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // The new break, or the old one when it can't be moved.
   GuestAddr brk(GuestAddr addr);
   Result<void> msync(GuestAddr addr, uint64_t length, int flags);
-  // One byte a page, bit 0: resident.
-  Result<std::vector<uint8_t>> mincore(GuestAddr addr, uint64_t length);
+  // Writes one byte a page to `vector`, bit 0: resident.
+  Result<void> mincore(GuestAddr addr, uint64_t length, GuestAddr vector);
   Result<void> mlock(GuestAddr addr, uint64_t length, bool on_fault, bool may_lock);
   Result<void> munlock(GuestAddr addr, uint64_t length);
   Result<void> mlockall(int flags, bool may_lock);
@@ -186,6 +186,11 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   std::string smaps_text() const;
   MemoryUse usage() const;
   bool is_mapped(GuestAddr addr) const;
+
+  // Linux's access_ok(): does the range lie among guest addresses at all?
+  bool is_guest_range(GuestAddr addr, uint64_t length) const {
+    return length <= max_addr_ && addr <= max_addr_ - length;
+  }
 
  private:
   template <typename T>
@@ -243,6 +248,16 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   bool near_mapping_limit() const;
   uint64_t locked_bytes_locked(GuestAddr start, GuestAddr end) const REQUIRES(mappings_);
 
+  // memory_map.cc, memory_protect.cc, memory_remap.cc
+  void populate_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
+  Result<void> protect_locked(GuestAddr addr, GuestAddr end, int prot, int grows, Garbage& garbage)
+      REQUIRES(mappings_);
+  Result<void> protect_vma_locked(VmaSet::iterator it, GuestAddr addr, GuestAddr stop, int prot)
+      REQUIRES(mappings_);
+  Result<void> move_locked(GuestAddr old_addr, uint64_t old_length, GuestAddr new_addr,
+                           uint64_t new_length, bool keep_old, Garbage& garbage)
+      REQUIRES(mappings_);
+
   // memory_backing.cc
   Result<MemoryRange> allocate_private_locked(GuestAddr start, uint64_t length) REQUIRES(mappings_);
   Result<void> back_locked(const Vma& vma, GuestAddr start, GuestAddr end) REQUIRES(mappings_);
@@ -253,13 +268,27 @@ class MemoryManager final : public RefCounted<MemoryManager> {
       REQUIRES(mappings_);
   bool find_copies_locked(GuestAddr start, GuestAddr end, std::vector<PreparedCopy>& wanted) const
       REQUIRES_SHARED(mappings_);
-  Result<void> make_accessible(GuestAddr addr, Access access, bool forced, bool repost);
+  FaultOutcome make_accessible(GuestAddr addr, Access access, bool forced, bool repost);
   bool grow_stack_locked(GuestAddr addr) REQUIRES(mappings_);
+
+  // memory_advise.cc, memory_report.cc
+  Result<void> advise_vma_locked(VmaSet::iterator it, GuestAddr start, GuestAddr end, int advice,
+                                 Garbage& garbage) REQUIRES(mappings_);
+  void discard_locked(const Vma& vma, GuestAddr start, GuestAddr end, Garbage& garbage)
+      REQUIRES(mappings_);
+  Result<void> populate_advice(GuestAddr start, GuestAddr end, bool for_write);
+  Result<void> lock_range_locked(GuestAddr addr, GuestAddr end, uint32_t flags) REQUIRES(mappings_);
+  void lock_all_locked(uint32_t flags) REQUIRES(mappings_);
+  std::string name_of_locked(const Vma& vma, const MappedFileInfo& info) const
+      REQUIRES_SHARED(mappings_);
+  void append_vdso_locked(std::string& text) const REQUIRES_SHARED(mappings_);
+  uint64_t resident_locked(GuestAddr start, GuestAddr end, bool private_only) const
+      REQUIRES_SHARED(mappings_);
 
   // memory_access.cc
   template <typename F>
   CopyResult access_run(GuestAddr addr, size_t length, Access access, bool forced, F&& copy);
-  std::byte* translate_locked(GuestAddr addr, Access access, uint64_t* length) const
+  std::byte* translate_locked(GuestAddr addr, Access access, bool forced, uint64_t* length)
       REQUIRES_SHARED(mappings_);
   template <typename F>
   Result<uint32_t> access_word(GuestAddr addr, Access access, F&& operation);

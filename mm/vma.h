@@ -2,7 +2,8 @@
 //
 // A Vma is what Linux would show in /proc/PID/maps: protection, flags, file. A Pma says which bytes
 // of the memory file or of a host file stand behind a part of one Vma right now, and so what the
-// stub has mapped there. Every Pma lies inside one Vma and repeats its protection, so that an
+// stub has mapped there. Every Pma lies inside one Vma and repeats its protection (without
+// write where a private copy must be made first), so that an
 // access by the kernel needs one look-up only. Both are guarded by the lock of their MemoryManager.
 #pragma once
 
@@ -16,23 +17,24 @@
 
 namespace caisson {
 
-enum VmaFlag : uint32_t {
-  kVmaShared = 1 << 0,
-  kVmaGrowsDown = 1 << 1,
-  kVmaNoReserve = 1 << 2,
-  kVmaLocked = 1 << 3,
-  kVmaDontFork = 1 << 4,
-  kVmaWipeOnFork = 1 << 5,
-  kVmaDontDump = 1 << 6,
-  kVmaHugePage = 1 << 7,
-  kVmaNoHugePage = 1 << 8,
-  kVmaSequential = 1 << 9,
-  kVmaRandom = 1 << 10,
-  kVmaMergeable = 1 << 11,
-  kVmaLockOnFault = 1 << 12,
-};
+inline constexpr int kProtRead = 1;
+inline constexpr int kProtWrite = 2;
+inline constexpr int kProtExec = 4;
 
-enum class VmaKind : uint8_t { kPlain, kHeap, kStack };
+// Vma::flags.
+inline constexpr uint32_t kVmaShared = 1u << 0;
+inline constexpr uint32_t kVmaGrowsDown = 1u << 1;
+inline constexpr uint32_t kVmaNoReserve = 1u << 2;
+inline constexpr uint32_t kVmaLocked = 1u << 3;
+inline constexpr uint32_t kVmaDontFork = 1u << 4;
+inline constexpr uint32_t kVmaWipeOnFork = 1u << 5;
+inline constexpr uint32_t kVmaDontDump = 1u << 6;
+inline constexpr uint32_t kVmaHugePage = 1u << 7;
+inline constexpr uint32_t kVmaNoHugePage = 1u << 8;
+inline constexpr uint32_t kVmaSequential = 1u << 9;
+inline constexpr uint32_t kVmaRandom = 1u << 10;
+inline constexpr uint32_t kVmaMergeable = 1u << 11;
+inline constexpr uint32_t kVmaLockOnFault = 1u << 12;
 
 struct Vma {
   GuestAddr start = 0;
@@ -40,7 +42,6 @@ struct Vma {
   int prot = 0;      // PROT_*
   int max_prot = 7;  // what mprotect may set
   uint32_t flags = 0;
-  VmaKind kind = VmaKind::kPlain;
   RefOrNull<Mappable> file;
   uint64_t offset = 0;  // of `start` in the file
   std::string name;     // PR_SET_VMA_ANON_NAME
@@ -48,7 +49,7 @@ struct Vma {
   uint64_t length() const { return end - start; }
   bool has(uint32_t flag) const { return (flags & flag) != 0; }
   bool is_shared() const { return has(kVmaShared); }
-  bool is_private_writable() const { return !is_shared() && (prot & 2) != 0; }
+  bool is_data() const { return (prot & kProtWrite) != 0 && !has(kVmaShared | kVmaGrowsDown); }
   uint64_t file_offset(GuestAddr addr) const { return offset + (addr - start); }
   // Can `next`, which begins where this ends, become part of this?
   bool can_merge(const Vma& next) const;

@@ -1,0 +1,252 @@
+#include "mm/memory_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace caisson {
+
+namespace {
+constexpr size_t kMaxWrite = 0x40000000;
+}
+
+Result<std::unique_ptr<MemoryFile>> MemoryFile::create(UniqueFd rw, uint64_t size) {
+  if (size == 0 || size % kHugePageSize != 0) return Errno(EINVAL);
+  if (::ftruncate(rw.get(), static_cast<off_t>(size)) != 0) return Errno(errno);
+  void* base =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, rw.get(), 0);
+  if (base == MAP_FAILED) return Errno(errno);
+  // Guest memory has no place in core dumps or children of the kernel process.
+  ::madvise(base, size, MADV_DONTDUMP);
+  return std::unique_ptr<MemoryFile>(
+      new MemoryFile(std::move(rw), static_cast<std::byte*>(base), size));
+}
+
+MemoryFile::MemoryFile(UniqueFd fd, std::byte* base, uint64_t size)
+    : fd_(std::move(fd)), base_(base), size_(size) {
+  MutexLock lock(mutex_);
+  add_free_locked(0, size);
+}
+
+MemoryFile::~MemoryFile() { ::munmap(base_, size_); }
+
+void MemoryFile::add_free_locked(uint64_t offset, uint64_t end) {
+  auto next = free_.lower_bound(offset);
+  if (next != free_.end() && next->first == end) {
+    end = next->second;
+    free_by_size_.erase({next->second - next->first, next->first});
+    next = free_.erase(next);
+  }
+  if (next != free_.begin()) {
+    auto previous = std::prev(next);
+    if (previous->second == offset) {
+      offset = previous->first;
+      free_by_size_.erase({previous->second - previous->first, previous->first});
+      free_.erase(previous);
+    }
+  }
+  free_.emplace(offset, end);
+  free_by_size_.emplace(end - offset, offset);
+}
+
+// Takes [offset, end) out of the free extent that begins at `free_offset`.
+void MemoryFile::take_free_locked(uint64_t free_offset, uint64_t offset, uint64_t end) {
+  auto it = free_.find(free_offset);
+  CHECK(it != free_.end() && offset >= free_offset && end <= it->second);
+  uint64_t free_end = it->second;
+  free_by_size_.erase({free_end - free_offset, free_offset});
+  free_.erase(it);
+  if (free_offset < offset) {
+    free_.emplace(free_offset, offset);
+    free_by_size_.emplace(offset - free_offset, free_offset);
+  }
+  if (end < free_end) {
+    free_.emplace(end, free_end);
+    free_by_size_.emplace(free_end - end, end);
+  }
+  extents_.emplace(offset, Extent{end, 1});
+  allocated_ += end - offset;
+}
+
+Result<MemoryRange> MemoryFile::allocate(uint64_t length, uint64_t align_like) {
+  if (length == 0 || !is_page_aligned(length) || length > size_) return Errno(ENOMEM);
+  uint64_t phase = align_like % kHugePageSize;
+  bool align = length >= kHugePageSize;
+  MutexLock lock(mutex_);
+  // Best fit, lowest offset first: keeps the used part of the file, and with it the kernel process'
+  // page tables, small.
+  auto it = free_by_size_.lower_bound({length, 0});
+  for (int tries = 0; it != free_by_size_.end(); ++tries) {
+    auto [size, offset] = *it;
+    uint64_t start = offset;
+    if (align) {
+      start = offset - offset % kHugePageSize + phase;
+      if (start < offset) start += kHugePageSize;
+    }
+    if (start + length <= offset + size) {
+      take_free_locked(offset, start, start + length);
+      return MemoryRange{start, length};
+    }
+    // Extents of that much more always fit.
+    if (tries == 8)
+      it = free_by_size_.lower_bound({std::max(size + 1, length + kHugePageSize), 0});
+    else
+      ++it;
+  }
+  return Errno(ENOMEM);
+}
+
+bool MemoryFile::try_allocate_at(uint64_t offset, uint64_t length) {
+  if (length == 0 || !is_page_aligned(offset | length) || offset > size_ || length > size_ - offset)
+    return false;
+  MutexLock lock(mutex_);
+  auto it = free_.upper_bound(offset);
+  if (it == free_.begin()) return false;
+  --it;
+  if (it->second < offset + length) return false;
+  take_free_locked(it->first, offset, offset + length);
+  return true;
+}
+
+// Makes `offset` a boundary of the allocated extents.
+void MemoryFile::split_locked(uint64_t offset) {
+  auto it = extents_.upper_bound(offset);
+  if (it == extents_.begin()) return;
+  --it;
+  if (it->first == offset || it->second.end <= offset) return;
+  Extent upper = it->second;
+  it->second.end = offset;
+  extents_.emplace_hint(std::next(it), offset, upper);
+}
+
+void MemoryFile::add_reference(MemoryRange range) {
+  MutexLock lock(mutex_);
+  split_locked(range.offset);
+  split_locked(range.end());
+  uint64_t at = range.offset;
+  for (auto it = extents_.lower_bound(range.offset); at < range.end(); ++it) {
+    CHECK(it != extents_.end() && it->first == at);
+    ++it->second.references;
+    at = it->second.end;
+  }
+}
+
+void MemoryFile::drop_locked(MemoryRange range, std::vector<MemoryRange>& freed) {
+  if (range.empty()) return;
+  split_locked(range.offset);
+  split_locked(range.end());
+  uint64_t at = range.offset;
+  for (auto it = extents_.lower_bound(range.offset); at < range.end();) {
+    CHECK(it != extents_.end() && it->first == at);
+    at = it->second.end;
+    if (--it->second.references != 0) {
+      ++it;
+      continue;
+    }
+    MemoryRange gone{it->first, it->second.end - it->first};
+    allocated_ -= gone.length;
+    freed.push_back(gone);
+    it = extents_.erase(it);
+  }
+}
+
+void MemoryFile::release(std::span<const MemoryRange> ranges) {
+  std::vector<MemoryRange> freed;
+  {
+    MutexLock lock(mutex_);
+    for (const MemoryRange& range : ranges) drop_locked(range, freed);
+  }
+  if (freed.empty()) return;
+  std::sort(freed.begin(), freed.end(),
+            [](const MemoryRange& a, const MemoryRange& b) { return a.offset < b.offset; });
+  size_t last = 0;
+  for (size_t i = 1; i < freed.size(); ++i) {
+    if (freed[i].offset == freed[last].end())
+      freed[last].length += freed[i].length;
+    else
+      freed[++last] = freed[i];
+  }
+  freed.resize(last + 1);
+  // Punched before they are free again: the next owner must find zeros.
+  for (const MemoryRange& range : freed) punch(range);
+  MutexLock lock(mutex_);
+  for (const MemoryRange& range : freed) add_free_locked(range.offset, range.end());
+}
+
+void MemoryFile::release_untouched(MemoryRange range) {
+  std::vector<MemoryRange> freed;
+  MutexLock lock(mutex_);
+  drop_locked(range, freed);
+  for (const MemoryRange& gone : freed) add_free_locked(gone.offset, gone.end());
+}
+
+void MemoryFile::punch(MemoryRange range) {
+  // Can be interrupted by a signal, and must succeed: the pages would leak into the next owner.
+  int result;
+  do {
+    result = ::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                         static_cast<off_t>(range.offset), static_cast<off_t>(range.length));
+  } while (result != 0 && errno == EINTR);
+  CHECK(result == 0);
+}
+
+void MemoryFile::discard(MemoryRange range) {
+  if (!range.empty()) punch(range);
+}
+
+Result<void> MemoryFile::populate(MemoryRange range) {
+  int result;
+  do {
+    result = ::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
+                         static_cast<off_t>(range.length));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) return Errno(ENOMEM);
+  return {};
+}
+
+MemoryRange MemoryFile::next_data(MemoryRange range) const {
+  if (range.empty()) return {};
+  off_t data = ::lseek(fd_.get(), static_cast<off_t>(range.offset), SEEK_DATA);
+  if (data < 0 || static_cast<uint64_t>(data) >= range.end()) return {};
+  off_t hole = ::lseek(fd_.get(), data, SEEK_HOLE);
+  uint64_t start = page_down(static_cast<uint64_t>(data));
+  uint64_t end =
+      hole < 0 ? range.end() : std::min(page_up(static_cast<uint64_t>(hole)), range.end());
+  start = std::max(start, range.offset);
+  return {start, end - start};
+}
+
+Result<void> MemoryFile::write(uint64_t offset, std::span<const std::byte> data) {
+  while (!data.empty()) {
+    ssize_t n = ::pwrite(fd_.get(), data.data(), std::min(data.size(), kMaxWrite),
+                         static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return Errno(n < 0 && errno == EFAULT ? EFAULT : ENOMEM);
+    offset += static_cast<uint64_t>(n);
+    data = data.subspan(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+Result<void> MemoryFile::copy_pages(uint64_t target_offset, uint64_t source_offset,
+                                    uint64_t length) {
+  return write(target_offset, {at(source_offset), length});
+}
+
+uint64_t MemoryFile::allocated_bytes() const {
+  MutexLock lock(mutex_);
+  return allocated_;
+}
+
+uint64_t MemoryFile::resident_bytes() const {
+  struct stat status;
+  if (::fstat(fd_.get(), &status) != 0) return 0;
+  return static_cast<uint64_t>(status.st_blocks) * 512;
+}
+
+}  // namespace caisson

@@ -1,0 +1,332 @@
+#include "mm/memory_manager.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "mm/safe_copy.h"
+
+namespace caisson {
+
+namespace {
+
+// Memory that no stub can reach any more goes back to the allocator.
+class ReleaseMemory final : public platform::Deferred {
+ public:
+  ReleaseMemory(MemoryFile& memory, std::vector<MemoryRange> ranges)
+      : memory_(memory), ranges_(std::move(ranges)) {}
+  void run() override { memory_.release(ranges_); }
+
+ private:
+  MemoryFile& memory_;
+  std::vector<MemoryRange> ranges_;
+};
+
+// The host's vm.max_map_count, less what the stub itself maps and what one change may add.
+size_t host_mapping_limit() {
+  static const size_t limit = [] {
+    size_t value = 65530;
+    if (FILE* file = std::fopen("/proc/sys/vm/max_map_count", "re")) {
+      unsigned long read = 0;
+      if (std::fscanf(file, "%lu", &read) == 1) value = read;
+      std::fclose(file);
+    }
+    return value > 1024 ? value - 256 : value / 2;
+  }();
+  return limit;
+}
+
+}  // namespace
+
+MemoryManager::Garbage::~Garbage() {
+  if (ranges.empty()) return;
+  mm.space_->defer(std::make_unique<ReleaseMemory>(mm.memory_, std::move(ranges)));
+}
+
+Result<Ref<MemoryManager>> MemoryManager::create(platform::Platform& platform, MemoryFile& memory,
+                                                 const MemoryLimits& limits, bool randomize) {
+  install_fault_guards();
+  (void)host_mapping_limit();
+  Ref<platform::AddressSpace> space = TRY(platform.new_address_space());
+  Ref<MemoryManager> mm = adopt_ref(new MemoryManager(platform, memory, std::move(space)));
+  mm->set_limits(limits);
+  mm->choose_layout(randomize);
+  return mm;
+}
+
+MemoryManager::MemoryManager(platform::Platform& platform, MemoryFile& memory,
+                             Ref<platform::AddressSpace> space)
+    : platform_(platform),
+      memory_(memory),
+      space_(std::move(space)),
+      min_addr_(platform.min_user_address()),
+      max_addr_(platform.max_user_address()) {}
+
+MemoryManager::~MemoryManager() {
+  Garbage garbage(*this);
+  WriteLock lock(mappings_);
+  for (auto& [start, pma] : pmas_)
+    if (pma.in_memory_file()) garbage.ranges.push_back(pma.range());
+  if (!pmas_.empty()) space_->unmap(min_addr_, max_addr_ - min_addr_);
+  for (auto& [start, vma] : vmas_)
+    if (vma.file) garbage.files.push_back(std::move(vma.file));
+  // No stub ever saw these.
+  memory_.release_untouched(carve_);
+  memory_.release_untouched(heap_carve_);
+}
+
+void MemoryManager::set_limits(const MemoryLimits& limits) {
+  WriteLock lock(mappings_);
+  limits_ = limits;
+}
+
+void MemoryManager::set_program(ProgramLayout layout) {
+  WriteLock lock(mappings_);
+  program_ = std::move(layout);
+}
+
+ProgramLayout MemoryManager::program() const {
+  ReadLock lock(mappings_);
+  return program_;
+}
+
+bool MemoryManager::is_mapped(GuestAddr addr) const {
+  ReadLock lock(mappings_);
+  return vmas_.find(addr) != vmas_.end();
+}
+
+bool MemoryManager::near_mapping_limit() const {
+  return space_->mapping_count() >= host_mapping_limit();
+}
+
+void MemoryManager::account_locked(const Vma& vma, bool add) {
+  auto change = [add](uint64_t& counter, uint64_t bytes) {
+    counter = add ? counter + bytes : counter - bytes;
+  };
+  uint64_t bytes = vma.length();
+  change(use_.total, bytes);
+  if (vma.is_data()) change(use_.data, bytes);
+  if (vma.has(kVmaGrowsDown)) change(use_.stack, bytes);
+  if ((vma.prot & (kProtExec | kProtWrite)) == kProtExec && !vma.has(kVmaGrowsDown))
+    change(use_.library, bytes);  // executable in all; usage() takes the program's text off
+  if (vma.has(kVmaLocked)) change(use_.locked, bytes);
+  use_.peak_total = std::max(use_.peak_total, use_.total);
+}
+
+VmaSet::iterator MemoryManager::merge_vma_locked(VmaSet::iterator it) {
+  auto next = std::next(it);
+  if (next != vmas_.end() && it->second.can_merge(next->second)) {
+    it->second.end = next->second.end;
+    vmas_.erase(next);
+  }
+  if (it != vmas_.begin()) {
+    auto previous = std::prev(it);
+    if (previous->second.can_merge(it->second)) {
+      previous->second.end = it->second.end;
+      vmas_.erase(it);
+      return previous;
+    }
+  }
+  return it;
+}
+
+void MemoryManager::merge_vmas_locked(GuestAddr start, GuestAddr end) {
+  auto it = vmas_.first_ending_after(start);
+  if (it != vmas_.begin()) --it;
+  while (it != vmas_.end() && it->second.start <= end) {
+    auto next = std::next(it);
+    if (next == vmas_.end()) break;
+    if (it->second.can_merge(next->second)) {
+      it->second.end = next->second.end;
+      vmas_.erase(next);
+    } else {
+      it = next;
+    }
+  }
+}
+
+VmaSet::iterator MemoryManager::insert_vma_locked(Vma vma) {
+  ++generation_;
+  account_locked(vma, true);
+  return merge_vma_locked(vmas_.insert(std::move(vma)));
+}
+
+// Removes every mapping in the range; the stub's too.
+void MemoryManager::remove_locked(GuestAddr start, GuestAddr end, Garbage& garbage) {
+  auto it = vmas_.first_ending_after(start);
+  if (it == vmas_.end() || it->second.start >= end) return;
+  vmas_.split(start);
+  pmas_.split(start);
+  vmas_.split(end);
+  pmas_.split(end);
+  drop_pmas_locked(start, end, garbage, true);
+  for (it = vmas_.first_ending_after(start); it != vmas_.end() && it->second.start < end;) {
+    account_locked(it->second, false);
+    if (it->second.file) garbage.files.push_back(std::move(it->second.file));
+    it = vmas_.erase(it);
+  }
+  ++generation_;
+  if (end >= search_top_) {
+    GuestAddr low = it == vmas_.begin() ? min_addr_ : std::prev(it)->second.end;
+    GuestAddr high = it == vmas_.end() ? max_addr_ : it->second.start;
+    largest_gap_above_ = std::max(largest_gap_above_, high - low);
+  }
+}
+
+// [start, end) are pma boundaries. With `post`, the stub unmaps them in one order.
+void MemoryManager::drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& garbage, bool post) {
+  GuestAddr low = 0;
+  GuestAddr high = 0;
+  for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;) {
+    const Pma& pma = it->second;
+    if (high == 0) low = pma.start;
+    high = pma.end;
+    if (pma.in_memory_file()) garbage.ranges.push_back(pma.range());
+    it = pmas_.erase(it);
+  }
+  if (post && high != 0) space_->unmap(low, high - low);
+}
+
+// Inserts without an order. Joins neighbours that the same vma holds.
+PmaSet::iterator MemoryManager::insert_pma_locked(const Pma& pma) {
+  ++generation_;
+  auto joins = [](const Pma& low, const Pma& high) {
+    return low.end == high.start && low.kind == high.kind && low.prot == high.prot &&
+           low.read_only == high.read_only && low.offset + low.length() == high.offset;
+  };
+  auto it = pmas_.insert(pma);
+  auto vma = vmas_.find(pma.start);
+  auto next = std::next(it);
+  if (next != pmas_.end() && joins(it->second, next->second) &&
+      (vma == vmas_.end() || vma->second.end > next->second.start)) {
+    it->second.end = next->second.end;
+    it->second.view = nullptr;
+    pmas_.erase(next);
+  }
+  if (it == pmas_.begin()) return it;
+  auto previous = std::prev(it);
+  if (!joins(previous->second, it->second) ||
+      (vma != vmas_.end() && vma->second.start >= it->second.start))
+    return it;
+  previous->second.end = it->second.end;
+  previous->second.view = nullptr;
+  pmas_.erase(it);
+  return previous;
+}
+
+void MemoryManager::post_map_locked(const Vma& vma, const Pma& pma) {
+  platform::MapOrder order;
+  order.addr = pma.start;
+  order.length = pma.length();
+  order.prot = pma.prot;
+  order.offset = pma.offset;
+  RefOrNull<platform::MappableFile> file;
+  switch (pma.kind) {
+    case Pma::Kind::kPrivate:
+    case Pma::Kind::kShared:
+      order.backing =
+          pma.read_only ? platform::Backing::kMemoryReadOnly : platform::Backing::kMemory;
+      break;
+    case Pma::Kind::kHostFile: {
+      Result<Ref<platform::MappableFile>> host = vma.file->host_file();
+      if (!host.ok()) {
+        // Registered when the pma was made; only a dying stub loses it. The guest will fault.
+        space_->unmap(pma.start, pma.length());
+        return;
+      }
+      file = std::move(host).value().or_null();
+      order.backing = platform::Backing::kFile;
+      order.file = file.get();
+      break;
+    }
+  }
+  order.populate = vma.has(kVmaLocked) && !vma.has(kVmaLockOnFault) && pma.prot != 0;
+  space_->map(order);
+}
+
+bool MemoryManager::fits_limits_locked(uint64_t added, bool is_data) const {
+  if (added > limits_.address_space || use_.total > limits_.address_space - added) return false;
+  if (is_data && (added > limits_.data || use_.data > limits_.data - added)) return false;
+  return true;
+}
+
+uint64_t MemoryManager::locked_bytes_locked(GuestAddr start, GuestAddr end) const {
+  uint64_t bytes = 0;
+  for (auto it = vmas_.first_ending_after(start); it != vmas_.end() && it->second.start < end; ++it)
+    if (it->second.has(kVmaLocked))
+      bytes += std::min(end, it->second.end) - std::max(start, it->second.start);
+  return bytes;
+}
+
+// Copies what is resident of private memory at once: for small processes that is cheaper than
+// sharing it copy-on-write and mapping it again page by page.
+Result<Ref<MemoryManager>> MemoryManager::fork() {
+  Ref<platform::AddressSpace> space = TRY(platform_.new_address_space());
+  Ref<MemoryManager> child = adopt_ref(new MemoryManager(platform_, memory_, std::move(space)));
+  ReadLock lock(mappings_);
+  WriteLockSameRank child_lock(child->mappings_);
+  child->limits_ = limits_;
+  child->program_ = program_;
+  child->brk_start_ = brk_start_;
+  child->brk_end_ = brk_end_;
+  child->mmap_base_ = mmap_base_;
+  child->stack_top_ = stack_top_;
+  child->randomize_ = randomize_;
+  child->search_top_ = search_top_;
+  child->largest_gap_above_ = largest_gap_above_;
+
+  for (const auto& [start, vma] : vmas_) {
+    if (vma.has(kVmaDontFork)) {
+      // The gap cache must not miss what the child has free.
+      child->search_top_ = child->mmap_base_;
+      child->largest_gap_above_ = 0;
+      continue;
+    }
+    Vma copy = vma;
+    copy.flags &= ~(kVmaLocked | kVmaLockOnFault);
+    child->account_locked(copy, true);
+    child->vmas_.insert(std::move(copy));
+  }
+  // Downwards, so that the child's offsets stay as contiguous as the parent's.
+  for (auto it = pmas_.end(); it != pmas_.begin();) {
+    --it;
+    const Pma& pma = it->second;
+    auto found = child->vmas_.find(pma.start);
+    if (found == child->vmas_.end()) continue;
+    const Vma& vma = found->second;
+    Pma copy = pma;
+    switch (pma.kind) {
+      case Pma::Kind::kPrivate: {
+        MemoryRange target = TRY(child->allocate_private_locked(pma.start, pma.length()));
+        copy.offset = target.offset;
+        if (!vma.has(kVmaWipeOnFork)) {
+          MemoryRange rest = pma.range();
+          while (!rest.empty()) {
+            MemoryRange data = memory_.next_data(rest);
+            if (data.empty()) break;
+            Result<void> copied = memory_.copy_pages(target.offset + (data.offset - pma.offset),
+                                                     data.offset, data.length);
+            if (!copied.ok()) {
+              child->insert_pma_locked(copy);  // the child's end gives it back
+              return copied.error();
+            }
+            rest = {data.end(), rest.end() - data.end()};
+          }
+        }
+        break;
+      }
+      case Pma::Kind::kShared:
+        memory_.add_reference(pma.range());
+        break;
+      case Pma::Kind::kHostFile:
+        break;
+    }
+    auto inserted = child->pmas_.insert(copy);
+    child->post_map_locked(vma, inserted->second);
+  }
+  return child;
+}
+
+}  // namespace caisson

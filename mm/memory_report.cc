@@ -1,0 +1,168 @@
+// /proc/PID/maps, smaps and the sizes of status and statm. Linux: fs/proc/task_mmu.c.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+
+#include "mm/memory_manager.h"
+
+namespace caisson {
+
+namespace {
+
+constexpr uint64_t kVdsoSize = 2 * kPageSize;
+
+// One line of maps; the name begins in column 74.
+void append_line(std::string& text, const Vma& vma, const MappedFileInfo& info,
+                 const std::string& name) {
+  char line[160];
+  int n = std::snprintf(
+      line, sizeof(line), "%08" PRIx64 "-%08" PRIx64 " %c%c%c%c %08" PRIx64 " %02x:%02x %" PRIu64,
+      vma.start, vma.end, (vma.prot & PROT_READ) != 0 ? 'r' : '-',
+      (vma.prot & PROT_WRITE) != 0 ? 'w' : '-', (vma.prot & PROT_EXEC) != 0 ? 'x' : '-',
+      vma.is_shared() ? 's' : 'p', vma.file ? vma.offset : 0, info.device_major, info.device_minor,
+      info.inode);
+  text.append(line, static_cast<size_t>(n));
+  text.push_back(' ');
+  if (!name.empty()) {
+    if (n < 72) text.append(static_cast<size_t>(72 - n), ' ');
+    for (char c : name) {
+      if (c == '\n')
+        text += "\\012";
+      else
+        text.push_back(c);
+    }
+  }
+  text.push_back('\n');
+}
+
+}  // namespace
+
+std::string MemoryManager::name_of_locked(const Vma& vma, const MappedFileInfo& info) const {
+  if (vma.file) return info.path;
+  if (vma.start < brk_end_ && vma.end > brk_start_) return "[heap]";
+  if (vma.start <= program_.stack_start && vma.end >= program_.stack_start) return "[stack]";
+  if (!vma.name.empty()) return "[anon:" + vma.name + "]";
+  return {};
+}
+
+std::string MemoryManager::maps_text() const {
+  std::string text;
+  ReadLock lock(mappings_);
+  text.reserve(vmas_.size() * 100);
+  for (const auto& [start, vma] : vmas_) {
+    MappedFileInfo info = vma.file ? vma.file->info() : MappedFileInfo{};
+    append_line(text, vma, info, name_of_locked(vma, info));
+  }
+  append_vdso_locked(text);
+  return text;
+}
+
+void MemoryManager::append_vdso_locked(std::string& text) const {
+  Vma vdso;
+  vdso.start = platform_.vdso_address();
+  if (vdso.start == 0) return;
+  vdso.end = vdso.start + kVdsoSize;
+  vdso.prot = PROT_READ | PROT_EXEC;
+  append_line(text, vdso, {}, "[vdso]");
+}
+
+uint64_t MemoryManager::resident_locked(GuestAddr start, GuestAddr end, bool private_only) const {
+  uint64_t bytes = 0;
+  for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
+       ++it) {
+    const Pma& pma = it->second;
+    if (private_only && pma.kind != Pma::Kind::kPrivate) continue;
+    GuestAddr low = std::max(start, pma.start);
+    GuestAddr high = std::min(end, pma.end);
+    if (!pma.in_memory_file()) {
+      bytes += high - low;  // the host's page cache; taken as resident
+      continue;
+    }
+    MemoryRange rest{pma.offset + (low - pma.start), high - low};
+    while (!rest.empty()) {
+      MemoryRange data = memory_.next_data(rest);
+      if (data.empty()) break;
+      bytes += data.length;
+      rest = {data.end(), rest.end() - data.end()};
+    }
+  }
+  return bytes;
+}
+
+std::string MemoryManager::smaps_text() const {
+  std::string text;
+  ReadLock lock(mappings_);
+  for (const auto& [start, vma] : vmas_) {
+    MappedFileInfo info = vma.file ? vma.file->info() : MappedFileInfo{};
+    append_line(text, vma, info, name_of_locked(vma, info));
+    uint64_t resident = resident_locked(vma.start, vma.end, false) / 1024;
+    uint64_t own = resident_locked(vma.start, vma.end, true) / 1024;
+    uint64_t shared = resident - own;
+    uint64_t locked = vma.has(kVmaLocked) ? resident : 0;
+    auto field = [&text](const char* name, uint64_t kilobytes) {
+      char line[64];
+      std::snprintf(line, sizeof(line), "%-16s%8" PRIu64 " kB\n", name, kilobytes);
+      text += line;
+    };
+    field("Size:", vma.length() / 1024);
+    field("KernelPageSize:", kPageSize / 1024);
+    field("MMUPageSize:", kPageSize / 1024);
+    field("Rss:", resident);
+    field("Pss:", resident);
+    field("Pss_Dirty:", own);
+    field("Shared_Clean:", vma.is_shared() ? 0 : shared);
+    field("Shared_Dirty:", vma.is_shared() ? shared : 0);
+    field("Private_Clean:", 0);
+    field("Private_Dirty:", own);
+    field("Referenced:", resident);
+    field("Anonymous:", own);
+    field("KSM:", 0);
+    field("LazyFree:", 0);
+    field("AnonHugePages:", 0);
+    field("ShmemPmdMapped:", 0);
+    field("FilePmdMapped:", 0);
+    field("Shared_Hugetlb:", 0);
+    field("Private_Hugetlb:", 0);
+    field("Swap:", 0);
+    field("SwapPss:", 0);
+    field("Locked:", locked);
+    text += "THPeligible:           0\nVmFlags:";
+    const std::pair<bool, const char*> flags[] = {{(vma.prot & PROT_READ) != 0, " rd"},
+                                                  {(vma.prot & PROT_WRITE) != 0, " wr"},
+                                                  {(vma.prot & PROT_EXEC) != 0, " ex"},
+                                                  {vma.is_shared(), " sh"},
+                                                  {(vma.max_prot & PROT_READ) != 0, " mr"},
+                                                  {(vma.max_prot & PROT_WRITE) != 0, " mw"},
+                                                  {(vma.max_prot & PROT_EXEC) != 0, " me"},
+                                                  {vma.has(kVmaGrowsDown), " gd"},
+                                                  {vma.has(kVmaLocked), " lo"},
+                                                  {vma.has(kVmaSequential), " sr"},
+                                                  {vma.has(kVmaRandom), " rr"},
+                                                  {vma.has(kVmaDontFork), " dc"},
+                                                  {!vma.has(kVmaNoReserve), " ac"},
+                                                  {vma.has(kVmaNoReserve), " nr"},
+                                                  {vma.has(kVmaWipeOnFork), " wf"},
+                                                  {vma.has(kVmaDontDump), " dd"},
+                                                  {vma.has(kVmaHugePage), " hg"},
+                                                  {vma.has(kVmaNoHugePage), " nh"},
+                                                  {vma.has(kVmaMergeable), " mg"}};
+    for (const auto& [present, name] : flags)
+      if (present) text += name;
+    text += " \n";
+  }
+  return text;
+}
+
+MemoryUse MemoryManager::usage() const {
+  ReadLock lock(mappings_);
+  MemoryUse use = use_;
+  use.text = page_up(program_.code_end) - page_down(program_.code_start);
+  use.library = use.library > use.text ? use.library - use.text : 0;
+  use.resident = resident_locked(0, max_addr_, false);
+  use.shared = use.resident - resident_locked(0, max_addr_, true);
+  return use;
+}
+
+}  // namespace caisson
