@@ -200,10 +200,10 @@ void MemoryFile::discard(MemoryRange range) {
 }
 
 Result<void> MemoryFile::populate(MemoryRange range) {
+  constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE: an error at the limit, not SIGBUS
   int result;
   do {
-    result = ::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
-                         static_cast<off_t>(range.length));
+    result = ::madvise(at(range.offset), range.length, kPopulateWrite);
   } while (result != 0 && errno == EINTR);
   if (result != 0) return Errno(ENOMEM);
   return {};

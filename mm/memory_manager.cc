@@ -46,21 +46,24 @@ MemoryManager::Garbage::~Garbage() {
 }
 
 Result<Ref<MemoryManager>> MemoryManager::create(platform::Platform& platform, MemoryFile& memory,
-                                                 const MemoryLimits& limits, bool randomize) {
+                                                 const MemoryLimits& limits, uint64_t trust_domain,
+                                                 bool randomize) {
   install_fault_guards();
   (void)host_mapping_limit();
-  Ref<platform::AddressSpace> space = TRY(platform.new_address_space());
-  Ref<MemoryManager> mm = adopt_ref(new MemoryManager(platform, memory, std::move(space)));
+  Ref<platform::AddressSpace> space = TRY(platform.new_address_space(trust_domain));
+  Ref<MemoryManager> mm =
+      adopt_ref(new MemoryManager(platform, memory, std::move(space), trust_domain));
   mm->set_limits(limits);
   mm->choose_layout(randomize);
   return mm;
 }
 
 MemoryManager::MemoryManager(platform::Platform& platform, MemoryFile& memory,
-                             Ref<platform::AddressSpace> space)
+                             Ref<platform::AddressSpace> space, uint64_t trust_domain)
     : platform_(platform),
       memory_(memory),
       space_(std::move(space)),
+      trust_domain_(trust_domain),
       min_addr_(platform.min_user_address()),
       max_addr_(platform.max_user_address()) {}
 
@@ -263,8 +266,9 @@ uint64_t MemoryManager::locked_bytes_locked(GuestAddr start, GuestAddr end) cons
 // Copies what is resident of private memory at once: for small processes that is cheaper than
 // sharing it copy-on-write and mapping it again page by page.
 Result<Ref<MemoryManager>> MemoryManager::fork() {
-  Ref<platform::AddressSpace> space = TRY(platform_.new_address_space());
-  Ref<MemoryManager> child = adopt_ref(new MemoryManager(platform_, memory_, std::move(space)));
+  Ref<platform::AddressSpace> space = TRY(platform_.new_address_space(trust_domain_));
+  Ref<MemoryManager> child =
+      adopt_ref(new MemoryManager(platform_, memory_, std::move(space), trust_domain_));
   ReadLock lock(mappings_);
   WriteLockSameRank child_lock(child->mappings_);
   child->limits_ = limits_;

@@ -103,8 +103,10 @@ struct ProgramLayout {
 
 class MemoryManager final : public RefCounted<MemoryManager> {
  public:
+  // `trust_domain`: see Platform::new_address_space(); a fork stays in it.
   static Result<Ref<MemoryManager>> create(platform::Platform& platform, MemoryFile& memory,
-                                           const MemoryLimits& limits, bool randomize = true);
+                                           const MemoryLimits& limits, uint64_t trust_domain = 0,
+                                           bool randomize = true);
   // fork(2): a copy in an address space of its own.
   Result<Ref<MemoryManager>> fork();
   ~MemoryManager();
@@ -222,8 +224,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
     MemoryRange range;
   };
 
-  MemoryManager(platform::Platform& platform, MemoryFile& memory,
-                Ref<platform::AddressSpace> space);
+  MemoryManager(platform::Platform& platform, MemoryFile& memory, Ref<platform::AddressSpace> space,
+                uint64_t trust_domain);
 
   // memory_layout.cc
   void choose_layout(bool randomize);
@@ -296,6 +298,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   platform::Platform& platform_;
   MemoryFile& memory_;
   const Ref<platform::AddressSpace> space_;
+  const uint64_t trust_domain_;
 
   mutable SharedMutex<LockRank::kMmMappings> mappings_;
   VmaSet vmas_ GUARDED_BY(mappings_);

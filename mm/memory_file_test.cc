@@ -1,0 +1,109 @@
+#include "mm/memory_file.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "mm/testing/fake_platform.h"
+
+namespace caisson {
+namespace {
+
+using testing::make_memory_file;
+
+TEST(MemoryFile, RefusesNonsense) {
+  EXPECT_EQ(MemoryFile::create(UniqueFd(::memfd_create("m", 0)), 4096).error(), Errno(EINVAL));
+  EXPECT_EQ(MemoryFile::create(UniqueFd(), kHugePageSize).error(), Errno(EBADF));
+  auto memory = make_memory_file(kHugePageSize * 4);
+  EXPECT_EQ(memory->allocate(0).error(), Errno(ENOMEM));
+  EXPECT_EQ(memory->allocate(100).error(), Errno(ENOMEM));
+  EXPECT_EQ(memory->allocate(kHugePageSize * 5).error(), Errno(ENOMEM));
+  EXPECT_EQ(memory->allocate(~uint64_t{0} << 12).error(), Errno(ENOMEM));
+}
+
+TEST(MemoryFile, FreedPagesComeBackAsZeros) {
+  auto memory = make_memory_file(kHugePageSize * 2);
+  MemoryRange range = MUST(memory->allocate(8 * kPageSize));
+  *memory->at(range.offset) = std::byte{7};
+  *memory->at(range.end() - 1) = std::byte{8};
+  EXPECT_EQ(memory->resident_bytes(), 2 * kPageSize);
+  memory->release(range);
+  EXPECT_EQ(memory->resident_bytes(), 0u);
+  MemoryRange again = MUST(memory->allocate(8 * kPageSize));
+  EXPECT_EQ(again, range);
+  EXPECT_EQ(*memory->at(range.offset), std::byte{0});
+}
+
+TEST(MemoryFile, ReferencesCountPerByteRange) {
+  auto memory = make_memory_file();
+  MemoryRange range = MUST(memory->allocate(10 * kPageSize));
+  for (uint64_t i = 0; i < 10; ++i) *memory->at(range.offset + i * kPageSize) = std::byte{1};
+  MemoryRange middle{range.offset + 3 * kPageSize, 4 * kPageSize};
+  memory->add_reference(middle);
+  memory->release(range);
+  EXPECT_EQ(memory->resident_bytes(), middle.length);
+  EXPECT_EQ(memory->allocated_bytes(), middle.length);
+  memory->release(middle);
+  EXPECT_EQ(memory->resident_bytes(), 0u);
+  EXPECT_EQ(memory->allocated_bytes(), 0u);
+}
+
+TEST(MemoryFile, LargeRangesAreCongruent) {
+  auto memory = make_memory_file();
+  (void)MUST(memory->allocate(kPageSize));
+  MemoryRange range = MUST(memory->allocate(3 * kHugePageSize, 0x7f0000005000));
+  EXPECT_EQ(range.offset % kHugePageSize, 0x5000u);
+}
+
+TEST(MemoryFile, FindsAndCopiesData) {
+  auto memory = make_memory_file();
+  MemoryRange source = MUST(memory->allocate(64 * kPageSize));
+  MemoryRange target = MUST(memory->allocate(64 * kPageSize));
+  EXPECT_TRUE(memory->next_data(source).empty());
+  *memory->at(source.offset + 5 * kPageSize) = std::byte{42};
+  *memory->at(source.offset + 6 * kPageSize) = std::byte{43};
+  MemoryRange data = memory->next_data(source);
+  EXPECT_EQ(data, (MemoryRange{source.offset + 5 * kPageSize, 2 * kPageSize}));
+  ASSERT_TRUE(memory->copy_pages(target.offset + 5 * kPageSize, data.offset, data.length).ok());
+  EXPECT_EQ(*memory->at(target.offset + 6 * kPageSize), std::byte{43});
+  memory->discard(source);
+  EXPECT_TRUE(memory->next_data(source).empty());
+}
+
+TEST(MemoryFile, RandomUseKeepsRangesApart) {
+  auto memory = make_memory_file(kHugePageSize * 64);
+  std::mt19937_64 random(1);
+  struct Owned {
+    MemoryRange range;
+    uint8_t tag;
+  };
+  std::vector<Owned> owned;
+  uint8_t next_tag = 1;
+  for (int i = 0; i < 4000; ++i) {
+    if (owned.empty() || random() % 2 == 0) {
+      uint64_t pages = 1 + random() % (random() % 10 == 0 ? 2000 : 20);
+      Result<MemoryRange> range = memory->allocate(pages * kPageSize, random() << 12);
+      if (!range.ok()) continue;
+      ASSERT_EQ(*memory->at(range->offset), std::byte{0});
+      *memory->at(range->offset) = std::byte{next_tag};
+      *memory->at(range->end() - 1) = std::byte{next_tag};
+      owned.push_back({range.value(), next_tag});
+      next_tag = static_cast<uint8_t>(next_tag % 255 + 1);
+    } else {
+      std::swap(owned[random() % owned.size()], owned.back());
+      auto [range, tag] = owned.back();
+      ASSERT_EQ(*memory->at(range.offset), std::byte{tag});
+      ASSERT_EQ(*memory->at(range.end() - 1), std::byte{tag});
+      owned.pop_back();
+      memory->release(range);
+    }
+  }
+  for (const Owned& left : owned) memory->release(left.range);
+  EXPECT_EQ(memory->allocated_bytes(), 0u);
+  EXPECT_EQ(memory->resident_bytes(), 0u);
+  // Everything is one free extent again.
+  EXPECT_TRUE(memory->allocate(kHugePageSize * 64).ok());
+}
+
+}  // namespace
+}  // namespace caisson
