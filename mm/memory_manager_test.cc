@@ -122,7 +122,9 @@ TEST_F(MemoryManagerTest, NeighboursMergeInKernelAndHost) {
   GuestAddr low = first;
   uint64_t offset = 0;
   for (auto& [start, mapping] : space().mappings) {
-    if (start != low) EXPECT_EQ(mapping.offset, offset);
+    if (start != low) {
+      EXPECT_EQ(mapping.offset, offset);
+    }
     offset = mapping.offset + (mapping.end - start);
   }
 }

@@ -118,7 +118,9 @@ class Machine {
         continue;
       }
       ASSERT_EQ(byte, page.value()) << i << " file " << page.file;
-      if (direct >= 0) ASSERT_EQ(direct, page.value()) << i;
+      if (direct >= 0) {
+        ASSERT_EQ(direct, page.value()) << i;
+      }
       ASSERT_EQ(guest_load(addr), page.value()) << i;
       GuestAddr start;
       const auto* mapping = space().find(addr, &start);
@@ -259,7 +261,9 @@ TEST_P(MemoryModel, RandomCalls) {
           each([&](ModelPage& page, uint64_t) { source.push_back(page); });
           Result<GuestAddr> moved = machine.mm().mremap(
               addr, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, kArena + target * kPageSize);
-          if (mapped != count) ASSERT_FALSE(moved.ok());
+          if (mapped != count) {
+            ASSERT_FALSE(moved.ok());
+          }
           if (!moved.ok()) break;  // several vmas, too
           for (uint64_t i = 0; i < count; ++i) {
             machine.page(target + i) = source[i];

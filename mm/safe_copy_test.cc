@@ -22,10 +22,11 @@ class SafeCopy : public ::testing::TestWithParam<bool> {
     pages_ =
         static_cast<char*>(::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0));
     for (int i = 0; i < 4096; ++i) pages_[i] = static_cast<char>('a' + i % 23);
-    if (GetParam())
+    if (GetParam()) {
       ASSERT_EQ(::ftruncate(fd_.get(), 4096), 0);
-    else
+    } else {
       ASSERT_EQ(::mprotect(pages_ + 4096, 4096, PROT_NONE), 0);
+    }
   }
   void TearDown() override { ::munmap(pages_, 8192); }
   UniqueFd fd_;

@@ -43,7 +43,9 @@ class FakeAddressSpace final : public platform::AddressSpace {
     check_range(order.addr, order.length);
     EXPECT_TRUE(is_page_aligned(order.offset));
     EXPECT_EQ(order.file != nullptr, order.backing == platform::Backing::kFile);
-    if (order.backing != platform::Backing::kMemory) EXPECT_EQ(order.prot & PROT_WRITE, 0);
+    if (order.backing != platform::Backing::kMemory) {
+      EXPECT_EQ(order.prot & PROT_WRITE, 0);
+    }
     cut(order.addr, order.addr + order.length);
     mappings[order.addr] = {order.addr + order.length, order.prot, order.backing,
                             RefOrNull<platform::MappableFile>(order.file), order.offset};
@@ -67,7 +69,9 @@ class FakeAddressSpace final : public platform::AddressSpace {
     GuestAddr at = addr;
     for (auto it = mappings.lower_bound(addr); at < addr + length; ++it) {
       ASSERT_TRUE(it != mappings.end() && it->first == at) << "protect of unmapped memory";
-      if (it->second.backing != platform::Backing::kMemory) EXPECT_EQ(prot & PROT_WRITE, 0);
+      if (it->second.backing != platform::Backing::kMemory) {
+        EXPECT_EQ(prot & PROT_WRITE, 0);
+      }
       it->second.prot = prot;
       at = it->second.end;
     }
