@@ -36,10 +36,11 @@ Child Child::run(const std::function<int()>& body) {
   return Child(static_cast<pid_t>(must(fork_running(body), "fork")));
 }
 
-Child::Child(Child&& other) noexcept : pid_(std::exchange(other.pid_, -1)) {}
+Child::Child(Child&& other) noexcept
+    : pid_(other.pid_), owned_(std::exchange(other.owned_, false)) {}
 
 Child::~Child() {
-  if (pid_ <= 0) return;
+  if (!owned_ || pid_ <= 0) return;
   ::kill(pid_, SIGKILL);
   int status;
   while (waitpid(pid_, &status, __WALL) == -1 && errno == EINTR) {
@@ -53,7 +54,7 @@ int Child::wait_event(int options, int timeout_ms) {
     int status = 0;
     const pid_t got = waitpid(pid_, &status, options | WNOHANG | __WALL);
     if (got == pid_) {
-      if (WIFEXITED(status) || WIFSIGNALED(status)) pid_ = -1;
+      if (WIFEXITED(status) || WIFSIGNALED(status)) owned_ = false;
       return status;
     }
     if (got == -1 && errno != EINTR) must(-1, "waitpid");
@@ -67,13 +68,16 @@ int Child::wait(int timeout_ms) {
   try {
     return wait_event(0, timeout_ms);
   } catch (const std::runtime_error&) {
-    if (pid_ <= 0) throw;
+    if (!owned_) throw;
     std::fprintf(stderr, "child %d did not end within %d ms: killed\n", pid_, timeout_ms);
     ::kill(pid_, SIGKILL);
     return wait_event(0, timeout_ms);
   }
 }
 
-void Child::kill(int signal) const { must(::kill(pid_, signal), "kill"); }
+void Child::kill(int signal) const {
+  if (!owned_) throw std::runtime_error("kill of a child that is gone");
+  must(::kill(pid_, signal), "kill");
+}
 
 }  // namespace caisson::test

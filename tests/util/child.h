@@ -24,6 +24,7 @@ class Child {
   Child& operator=(Child&& other) = delete;
   ~Child();
 
+  // Stays the same after the end.
   pid_t pid() const { return pid_; }
   // Waits for the end and reaps. After `timeout_ms` the child is killed. Returns the wait status.
   int wait(int timeout_ms = 20'000);
@@ -32,12 +33,14 @@ class Child {
   int wait_event(int options, int timeout_ms = 10'000);
   void kill(int signal) const;
   // The test reaped it itself.
-  void disown() { pid_ = -1; }
+  void disown() { owned_ = false; }
 
  private:
   explicit Child(pid_t pid) : pid_(pid) {}
 
   pid_t pid_;
+  // Not reaped yet.
+  bool owned_ = true;
 };
 
 // fork() + body + _exit(), as Child::run does; for tests that want the number only.
