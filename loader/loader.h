@@ -26,8 +26,9 @@ struct ProgramRequest {
   MemoryLimits limits;
   // For the auxiliary vector; ids as the guest sees them, after set-id bits were applied.
   uint32_t uid = 0, euid = 0, gid = 0, egid = 0;
-  bool secure = false;    // AT_SECURE
-  bool randomize = true;  // false: personality ADDR_NO_RANDOMIZE
+  bool secure = false;        // AT_SECURE
+  uint64_t trust_domain = 0;  // see Platform::new_address_space()
+  bool randomize = true;      // false: personality ADDR_NO_RANDOMIZE
 };
 
 struct LoadedProgram {
@@ -41,6 +42,7 @@ struct LoadedProgram {
 struct LoadError {
   Errno error{0};
   bool fatal = false;  // past the point of no return: the process dies of SIGSEGV
+  LoadError(Errno error, bool fatal = false) : error(error), fatal(fatal) {}  // NOLINT
 };
 
 // Total size of arguments and environment, and of one string, that execve(2) accepts: E2BIG beyond.
