@@ -3,14 +3,19 @@
 nothing outlives it, a hang names its test, expected failures are shown with their reason.
 
   run.py --mode MODE [--expectations FILE] [--timeout S] [--each] [--prefix WORD]... -- PROGRAM [gtest flags]
+  run.py --mode MODE --expected-failure TEST --reason TEXT [--prefix WORD]... -- PROGRAM
 
-PREFIX words are put before the program (`caisson do --`). With --each every test runs as a process of its own."""
+PREFIX words are put before the program (`caisson do --`). With --each every test runs as a process of its own.
+With --expected-failure one test runs that should fail: 77 (skipped, with the reason) if it does; a test that
+passes must lose its line in the expectations."""
 import argparse
 import os
 import re
 import signal
 import subprocess
 import sys
+
+SKIPPED = 77
 
 
 def expected_failures(path, program, mode):
@@ -88,6 +93,15 @@ def run_each(prefix, program, flags, skips, timeout_s):
     return bad
 
 
+def run_expected_failure(args, program):
+    status, text = run(args.prefix + [program, f"--gtest_filter={args.expected_failure}"], 10, quiet=True)
+    if status == 0:
+        print(f"{args.expected_failure} passes now: remove its line from the expectations")
+        return 1
+    print(f"expected failure ({describe(status)}): {args.reason}")
+    return SKIPPED
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--mode", required=True)
@@ -95,9 +109,13 @@ def main():
     parser.add_argument("--timeout", type=float, default=55)
     parser.add_argument("--each", action="store_true")
     parser.add_argument("--prefix", action="append", default=[])
+    parser.add_argument("--expected-failure")
+    parser.add_argument("--reason", default="")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     program, flags = args.command[0], args.command[1:]
+    if args.expected_failure:
+        return run_expected_failure(args, program)
     skips = expected_failures(args.expectations, os.path.basename(program), args.mode)
     if args.each:
         return 1 if run_each(args.prefix, program, flags, skips, min(args.timeout, 15)) else 0
