@@ -1,7 +1,7 @@
 #include "kernel/executable.h"
 
 #include <fcntl.h>
-#include <sys/mount.h>
+#include <linux/mount.h>
 
 #include "mm/user_buffer.h"
 #include "vfs/inode.h"

@@ -1,11 +1,12 @@
 #include "kernel/kernel.h"
 
-#include <sched.h>
+#include <linux/futex.h>
 
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
+#include "abi/process.h"
 #include "base/log.h"
 #include "host/raw_syscall.h"
 #include "kernel/process_tree.h"
@@ -40,10 +41,11 @@ Result<std::unique_ptr<Kernel>> Kernel::create(const KernelConfig& config) {
   std::unique_ptr<Kernel> kernel(new Kernel(config));
   kernel->boot_id_ = TRY(make_boot_id());
   kernel->boot_time_ns_ = boot_clock_ns();
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  TRY(host::raw_syscall(SYS_sched_getaffinity, 0, sizeof cpus, host::raw_arg(&cpus)).result());
-  kernel->cpu_count_ = CPU_COUNT(&cpus);
+  CPU_ZERO(&kernel->allowed_cpus_);
+  long bytes = TRY(host::raw_syscall(SYS_sched_getaffinity, 0, sizeof kernel->allowed_cpus_,
+                                     host::raw_arg(&kernel->allowed_cpus_))
+                       .result());
+  kernel->host_cpus_ = static_cast<size_t>(bytes) * 8;
   TRY(kernel->make_init());
   return kernel;
 }
@@ -82,7 +84,8 @@ Result<void> Kernel::make_init() {
 Result<void> Kernel::start_program(ProgramSpec spec) {
   Path root = spec.fs->root();
   Path working_directory = spec.fs->working_directory();
-  Caller caller{*spec.credentials, root, working_directory, spec.fs->umask(), 2, 2};
+  Caller caller{
+      *spec.credentials, spec.fs->mounts(), root, working_directory, spec.fs->umask(), 2, 2};
   Path place = TRY(resolve_path(caller, working_directory, spec.path));
   ExecRequest request{spec.path, std::move(spec.arguments), std::move(spec.environment)};
   Result<ExecImage, LoadError> image =
@@ -100,9 +103,7 @@ Result<void> Kernel::start_program(ProgramSpec spec) {
   group->start_time_ns = task->start_time_ns.load();
   {
     MutexLock lock(task->mu);
-    host::raw_syscall(SYS_sched_getaffinity, 0, sizeof task->affinity,
-                      host::raw_arg(&task->affinity))
-        .ignore();
+    task->affinity = allowed_cpus_;
   }
   install_image(*task, std::move(image).value());
   {
@@ -148,21 +149,31 @@ void Kernel::run_worker(int worker) {
   }
 }
 
-int Kernel::wait_finished() {
-  std::unique_lock lock(finish_mu_);
-  finish_changed_.wait(lock, [this] { return program_status_.has_value(); });
-  return *program_status_;
-}
-
-void Kernel::program_ended(int wait_status) {
-  std::lock_guard lock(finish_mu_);
-  program_status_ = wait_status;
-  finish_changed_.notify_all();
+// Waits until finish_events_ is not `seen` any more, at most for `limit_ns` (0: for ever).
+void Kernel::wait_for_event(uint32_t seen, uint64_t limit_ns) {
+  TimeSpec limit = to_timespec(limit_ns);
+  host::raw_syscall(SYS_futex, host::raw_arg(&finish_events_), FUTEX_WAIT_PRIVATE, seen,
+                    limit_ns == 0 ? 0 : host::raw_arg(&limit))
+      .ignore();
 }
 
 void Kernel::task_gone() {
-  std::lock_guard lock(finish_mu_);
-  finish_changed_.notify_all();
+  finish_events_.fetch_add(1, std::memory_order_release);
+  host::raw_syscall(SYS_futex, host::raw_arg(&finish_events_), FUTEX_WAKE_PRIVATE, INT32_MAX)
+      .ignore();
+}
+
+int Kernel::wait_finished() {
+  for (;;) {
+    uint32_t seen = finish_events_.load(std::memory_order_acquire);
+    if (program_status_.load(std::memory_order_acquire) >= 0) return program_status_.load();
+    wait_for_event(seen, 0);
+  }
+}
+
+void Kernel::program_ended(int wait_status) {
+  program_status_.store(wait_status, std::memory_order_release);
+  task_gone();
 }
 
 void Kernel::signal_program(int signo) {
@@ -182,18 +193,33 @@ void Kernel::shutdown() {
       MutexLock tree(task_tree_mu);
       return tasks_.task_count() <= 1;
     };
-    auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    constexpr uint64_t kPatienceNs = 5'000'000'000, kLookAgainNs = 20'000'000;
+    uint64_t deadline = host::monotonic_ns() + kPatienceNs;
     // New processes may appear until all that could fork are gone: look again after each end.
-    while (!only_init_is_left() && std::chrono::steady_clock::now() < deadline) {
+    for (;;) {
+      uint32_t seen = finish_events_.load(std::memory_order_acquire);
+      if (only_init_is_left() || host::monotonic_ns() >= deadline) break;
       kill_everyone();
-      std::unique_lock lock(finish_mu_);
-      finish_changed_.wait_for(lock, std::chrono::milliseconds(20));
+      wait_for_event(seen, kLookAgainNs);
     }
     if (!only_init_is_left()) LOG_WARNING("tasks are left at shutdown");
   }
   run_queue_.close();
   for (std::thread& worker : workers_) worker.join();
   workers_.clear();
+}
+
+MemoryStatus Kernel::memory_status() const {
+  SystemInfo host;
+  host::raw_syscall(SYS_sysinfo, host::raw_arg(&host)).ignore();
+  uint64_t host_total = host.total_ram * host.memory_unit;
+  uint64_t host_free = (host.free_ram + host.buffer_ram) * host.memory_unit;
+  MemoryStatus status;
+  status.total_bytes = config_.memory_limit != 0 ? config_.memory_limit : host_total;
+  uint64_t used = config_.memory.resident_bytes();
+  uint64_t allowed = status.total_bytes > used ? status.total_bytes - used : 0;
+  status.free_bytes = std::min(allowed, host_free);
+  return status;
 }
 
 void Kernel::kill_for_memory() {

@@ -6,11 +6,10 @@
 // when it ends, the sandbox ends.
 #pragma once
 
+#include <sched.h>
+
 #include <atomic>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -38,6 +37,12 @@ struct KernelConfig {
   SyscallTable& syscalls;
   SyscallObserver* observer = nullptr;  // outlives the kernel
   std::string hostname = "caisson";
+  uint64_t memory_limit = 0;  // bytes; 0: what the host has
+};
+
+struct MemoryStatus {
+  uint64_t total_bytes = 0;
+  uint64_t free_bytes = 0;
 };
 
 struct ProgramSpec {
@@ -77,13 +82,18 @@ class Kernel {
   FutexTable& futexes() { return futexes_; }
   UtsNames& uts() { return uts_; }
   ThreadGroup& init_group() { return init_->group; }
-  int cpu_count() const { return cpu_count_; }
+  // The CPUs that guests may use, and how many numbers the host's masks have.
+  int cpu_count() const { return CPU_COUNT(&allowed_cpus_); }
+  void get_allowed_cpus(cpu_set_t& set) const { set = allowed_cpus_; }
+  size_t host_cpus() const { return host_cpus_; }
   const std::string& boot_id() const { return boot_id_; }
   // CLOCK_BOOTTIME when the sandbox began: /proc/uptime and start times count from it.
   uint64_t boot_time_ns() const { return boot_time_ns_; }
   uint64_t forks() const { return forks_.load(std::memory_order_relaxed); }
   void count_fork() { forks_.fetch_add(1, std::memory_order_relaxed); }
 
+  // The memory that guests may use, for sysinfo(2) and /proc/meminfo.
+  MemoryStatus memory_status() const;
   // Linux's out-of-memory killer: ends the process that uses most.
   void kill_for_memory();
 
@@ -96,23 +106,25 @@ class Kernel {
   Result<void> make_init();
   void run_worker(int worker);
   void kill_everyone();
+  void wait_for_event(uint32_t seen, uint64_t limit_ns);
 
   const KernelConfig config_;
   RunQueue run_queue_;
   TaskSet tasks_;
   FutexTable futexes_;
   UtsNames uts_;
-  RefOrNull<Task> init_;  // set once before start
-  int cpu_count_ = 1;     // set once before start
-  std::string boot_id_;   // set once before start
+  RefOrNull<Task> init_;    // set once before start
+  cpu_set_t allowed_cpus_;  // set once before start
+  size_t host_cpus_ = 64;   // set once before start
+  std::string boot_id_;     // set once before start
   uint64_t boot_time_ns_ = 0;
   std::atomic<uint64_t> forks_{0};
   std::vector<std::thread> workers_;
 
-  // For wait_finished() and shutdown(), which are the runtime's threads, not workers.
-  std::mutex finish_mu_;
-  std::condition_variable finish_changed_;
-  std::optional<int> program_status_;
+  // For wait_finished() and shutdown(), whose threads are not workers: a host futex that counts
+  // ends.
+  std::atomic<uint32_t> finish_events_{0};
+  std::atomic<int> program_status_{-1};
 };
 
 }  // namespace caisson

@@ -36,7 +36,7 @@ class Operation {
   virtual void disarm() = 0;
 
   // Absolute CLOCK_MONOTONIC nanoseconds of the host at which timed_out() is asked; none: wait for
-  // ever.
+  // ever. Asked again when timed_out() says MustWait.
   virtual std::optional<uint64_t> deadline_ns() const { return std::nullopt; }
   virtual StepResult timed_out(CurrentTask& task) { return Errno(ETIMEDOUT); }
   // The result when a signal is to be handled: usually a restart code, or what has been done so

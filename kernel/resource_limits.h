@@ -1,11 +1,10 @@
 // ResourceLimits: the limits of a process, getrlimit(2). Linux: signal_struct::rlim.
 #pragma once
 
-#include <sys/resource.h>
-
 #include <array>
 #include <cstdint>
 
+#include "abi/limits.h"
 #include "base/mutex.h"
 
 namespace caisson {

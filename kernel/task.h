@@ -110,7 +110,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   SignalStack signal_stack;
   GuestAddr clear_child_tid = 0;
   GuestAddr set_child_tid = 0;
-  GuestAddr robust_list = 0;
+  std::atomic<GuestAddr> robust_list{0};
   GuestAddr rseq_area = 0;
   uint32_t rseq_length = 0;
   uint32_t rseq_signature = 0;
@@ -120,7 +120,6 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   int exit_status_own = 0;          // wait status of this task alone
   uint32_t personality = 0;
   uint64_t timer_slack_ns = 50'000;
-  uint32_t io_priority = 0;
 
   // --- published
   mutable Mutex<LockRank::kTask> mu;
@@ -143,6 +142,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
 
   std::atomic<bool> no_new_privileges{false};
   std::atomic<int> parent_death_signal{0};
+  std::atomic<uint32_t> io_priority{0};
   std::atomic<uint64_t> start_time_ns{0};  // CLOCK_BOOTTIME
 
   uint64_t cpu_time_ns() const;
@@ -171,6 +171,9 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
     attention_.store(true, std::memory_order_release);
     notify();
   }
+  // sigtimedwait(2) and signalfd(2): takes a pending signal whether blocked or not.
+  std::optional<QueuedSignal> take_signal(SignalSet wanted) EXCLUDES(group.mu);
+  void set_waited_for(SignalSet signals) EXCLUDES(group.mu);
   bool signal_pending() const EXCLUDES(group.mu);
   bool must_end() const EXCLUDES(group.mu);
 
@@ -192,6 +195,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   void finish_call(CurrentTask& current, uint64_t value);
   void finish_call(CurrentTask& current, Errno error);
   void finish_operation(CurrentTask& current, const StepResult& result);
+  void set_deadline(RunOperation& run);
   void disarm(RunOperation& run);
 
   Delivery deliver_signals(CurrentTask& current) EXCLUDES(group.mu);

@@ -56,7 +56,7 @@ void copy_task_state(CurrentTask& current, Task& child, const CloneRequest& requ
   child.no_new_privileges.store(parent.no_new_privileges.load());
   child.personality = parent.personality;
   child.timer_slack_ns = parent.timer_slack_ns;
-  child.io_priority = parent.io_priority;
+  child.io_priority.store(parent.io_priority.load());
   child.start_time_ns.store(boot_clock_ns());
   // A new thread has no alternate stack; a copy of the address space has a copy of the stack.
   if ((flags & CLONE_VM) == 0 || (flags & CLONE_VFORK) != 0)

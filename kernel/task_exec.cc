@@ -4,8 +4,8 @@
 
 #include "kernel/current_task.h"
 #include "kernel/kernel.h"
+#include "kernel/process_timers.h"
 #include "kernel/signals.h"
-#include "kernel/time/process_timers.h"
 #include "vfs/path_walk.h"
 
 namespace caisson {

@@ -4,11 +4,11 @@
 #include "kernel/current_task.h"
 #include "kernel/job_control.h"
 #include "kernel/kernel.h"
+#include "kernel/process_timers.h"
 #include "kernel/process_tree.h"
 #include "kernel/robust_list.h"
 #include "kernel/signals.h"
 #include "kernel/task.h"
-#include "kernel/time/process_timers.h"
 
 namespace caisson {
 
@@ -68,7 +68,7 @@ void Task::leave_address_space(CurrentTask&) {
   RefOrNull<MemoryManager> mm = mm_;
   if (mm) {
     if (robust_list != 0)
-      release_robust_list(*mm, kernel.futexes(), std::exchange(robust_list, 0),
+      release_robust_list(*mm, kernel.futexes(), robust_list.exchange(0),
                           static_cast<uint32_t>(tid()));
     // Nobody can see it if we are the last user.
     if (clear_child_tid != 0 && mm->ref_count() > 2) {

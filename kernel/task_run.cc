@@ -3,12 +3,12 @@
 #include <utility>
 
 #include "base/log.h"
+#include "kernel/cpu_timers.h"
 #include "kernel/current_task.h"
 #include "kernel/kernel.h"
 #include "kernel/run_queue.h"
 #include "kernel/signals.h"
 #include "kernel/task.h"
-#include "kernel/time/cpu_timers.h"
 
 namespace caisson {
 
@@ -171,11 +171,7 @@ Task::Next Task::turn_operation(CurrentTask& current) {
     context->park();
     wait_name_.store(operation.name(), std::memory_order_relaxed);
     operation.arm(current, *this);
-    run.deadline_ns = operation.deadline_ns();
-    if (run.deadline_ns) {
-      deadline_.store(*run.deadline_ns, std::memory_order_release);
-      kernel.events().add_deadline(*run.deadline_ns, Ref<host::DeadlineTarget>(*this));
-    }
+    set_deadline(run);
   }
   StepResult result = MustWait{};
   if (must_end()) {
@@ -185,13 +181,25 @@ Task::Next Task::turn_operation(CurrentTask& current) {
     if (std::holds_alternative<MustWait>(result) && !operation.killable_only() && signal_pending())
       result = operation.interrupted(current);
     if (std::holds_alternative<MustWait>(result) && run.deadline_ns &&
-        host::monotonic_ns() >= *run.deadline_ns)
+        host::monotonic_ns() >= *run.deadline_ns) {
       result = operation.timed_out(current);
+      if (std::holds_alternative<MustWait>(result)) {
+        set_deadline(run);  // it wants more time, or was only waiting for its next look
+        return Next::kGoOn;
+      }
+    }
   }
   if (std::holds_alternative<MustWait>(result)) return sched_.park() ? Next::kLeft : Next::kGoOn;
   disarm(run);
   finish_operation(current, result);
   return Next::kGoOn;
+}
+
+void Task::set_deadline(RunOperation& run) {
+  run.deadline_ns = run.operation->deadline_ns();
+  deadline_.store(run.deadline_ns.value_or(0), std::memory_order_release);
+  if (run.deadline_ns)
+    kernel.events().add_deadline(*run.deadline_ns, Ref<host::DeadlineTarget>(*this));
 }
 
 void Task::disarm(RunOperation& run) {

@@ -26,6 +26,16 @@ std::optional<QueuedSignal> Task::dequeue_locked(SignalSet wanted) {
   return std::nullopt;
 }
 
+std::optional<QueuedSignal> Task::take_signal(SignalSet wanted) {
+  MutexLock lock(group.mu);
+  return dequeue_locked(wanted & ~kUnblockable);
+}
+
+void Task::set_waited_for(SignalSet signals) {
+  MutexLock lock(group.mu);
+  waited_for = signals & ~kUnblockable;
+}
+
 // The task takes part in the group's stop; true if it was the last one.
 bool Task::join_stop_locked() {
   must_stop = false;

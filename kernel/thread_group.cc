@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "kernel/time/process_timers.h"
+#include "kernel/process_timers.h"
 
 namespace caisson {
 

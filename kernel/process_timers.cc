@@ -1,4 +1,4 @@
-#include "kernel/time/process_timers.h"
+#include "kernel/process_timers.h"
 
 #include <utility>
 

@@ -8,8 +8,8 @@
 #include <map>
 
 #include "base/mutex.h"
-#include "kernel/time/cpu_timers.h"
-#include "kernel/time/posix_timer.h"
+#include "kernel/cpu_timers.h"
+#include "kernel/posix_timer.h"
 #include "kernel/time/timer.h"
 
 namespace caisson {

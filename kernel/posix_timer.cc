@@ -1,4 +1,4 @@
-#include "kernel/time/posix_timer.h"
+#include "kernel/posix_timer.h"
 
 #include <algorithm>
 #include <climits>

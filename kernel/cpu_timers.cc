@@ -1,10 +1,10 @@
-#include "kernel/time/cpu_timers.h"
+#include "kernel/cpu_timers.h"
 
 #include <algorithm>
 
+#include "kernel/posix_timer.h"
 #include "kernel/signals.h"
 #include "kernel/task.h"
-#include "kernel/time/posix_timer.h"
 
 namespace caisson {
 namespace {
