@@ -2,10 +2,10 @@
 """Runs one behaviour test program, natively or inside, and keeps its promises:
 nothing outlives it, a hang names its test, expected failures are shown with their reason.
 
-  run.py --mode MODE [--expectations FILE] [--timeout S] [--each] [--prefix WORD]... -- PROGRAM [gtest flags]
-  run.py --mode MODE --expected-failure TEST --reason TEXT [--prefix WORD]... -- PROGRAM
+  run.py --mode MODE [--expectations FILE] [--timeout S] [--each] [--caisson FILE [--one-cpu]] -- PROGRAM [gtest flags]
+  run.py --mode MODE --expected-failure TEST --reason TEXT [--caisson FILE [--one-cpu]] -- PROGRAM
 
-PREFIX words are put before the program (`caisson do --`). With --each every test runs as a process of its own.
+With --caisson the program runs inside, on CPU 0 alone with --one-cpu. With --each every test runs as a process of its own.
 With --expected-failure one test runs that should fail: 77 (skipped, with the reason) if it does; a test that
 passes must lose its line in the expectations."""
 import argparse
@@ -16,6 +16,13 @@ import subprocess
 import sys
 
 SKIPPED = 77
+
+
+def words_before(args):
+    """What runs the program inside."""
+    if not args.caisson:
+        return []
+    return (["taskset", "-c", "0"] if args.one_cpu else []) + [args.caisson, "do", "--"]
 
 
 def expected_failures(path, program, mode):
@@ -94,7 +101,7 @@ def run_each(prefix, program, flags, skips, timeout_s):
 
 
 def run_expected_failure(args, program):
-    status, text = run(args.prefix + [program, f"--gtest_filter={args.expected_failure}"], 10, quiet=True)
+    status, _ = run(words_before(args) + [program, f"--gtest_filter={args.expected_failure}"], 10, quiet=True)
     if status == 0:
         print(f"{args.expected_failure} passes now: remove its line from the expectations")
         return 1
@@ -108,19 +115,21 @@ def main():
     parser.add_argument("--expectations")
     parser.add_argument("--timeout", type=float, default=55)
     parser.add_argument("--each", action="store_true")
-    parser.add_argument("--prefix", action="append", default=[])
+    parser.add_argument("--caisson", help="run inside, with this program")
+    parser.add_argument("--one-cpu", action="store_true")
     parser.add_argument("--expected-failure")
     parser.add_argument("--reason", default="")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     program, flags = args.command[0], args.command[1:]
+    prefix = words_before(args)
     if args.expected_failure:
         return run_expected_failure(args, program)
     skips = expected_failures(args.expectations, os.path.basename(program), args.mode)
     if args.each:
-        return 1 if run_each(args.prefix, program, flags, skips, min(args.timeout, 15)) else 0
+        return 1 if run_each(prefix, program, flags, skips, min(args.timeout, 15)) else 0
     skip_flags = [f"--skip={test}={reason}" for test, reason in skips.items()]
-    command = args.prefix + [program, *skip_flags, *flags]
+    command = prefix + [program, *skip_flags, *flags]
     status, text = run(command, args.timeout)
     if status == 0 and "[  PASSED  ]" not in text:
         print("the program ended with 0 but never reported its tests")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Runs a program natively and, given --prefix words, inside, and compares standard output and exit status.
+"""Runs a program natively and, given --caisson, inside, and compares standard output and exit status.
 
-  compare.py [--status N] [--skip-unless FILE] [--prefix WORD]... -- CMD...
+  compare.py [--status N] [--skip-unless FILE] [--caisson FILE [--one-cpu]] -- CMD...
 
 The native run must end with N. A death by signal S counts as 128+S, as in a shell. Exit 77: skipped."""
 import argparse
@@ -42,9 +42,13 @@ def main():
     parser.add_argument("--status", type=int, default=0)
     parser.add_argument("--skip-unless")
     parser.add_argument("--timeout", type=float, default=25)
-    parser.add_argument("--prefix", action="append", default=[])
+    parser.add_argument("--caisson", help="run inside, with this program")
+    parser.add_argument("--one-cpu", action="store_true")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
+    prefix = [args.caisson, "do", "--"] if args.caisson else []
+    if args.one_cpu:
+        prefix = ["taskset", "-c", "0"] + prefix
     if args.skip_unless and not os.path.exists(args.skip_unless):
         print(f"skipped: {args.skip_unless} is not there")
         return SKIPPED
@@ -55,9 +59,9 @@ def main():
             show("native output", native[1])
             show("native errors", native[2])
             return 1
-        if not args.prefix:
+        if not args.caisson:
             return 0
-        inside = run(args.prefix + args.command, directory, args.timeout)
+        inside = run(prefix + args.command, directory, args.timeout)
     if inside[:2] == native[:2]:
         return 0
     print(f"status: native {native[0]}, inside {'timeout' if inside[0] is None else inside[0]}")
@@ -65,7 +69,7 @@ def main():
         show("native output", native[1])
         show("inside output", inside[1])
     show("inside errors", inside[2])
-    print("again: " + " ".join(args.prefix + args.command))
+    print("again: " + " ".join(prefix + args.command))
     return 1
 
 
