@@ -187,6 +187,17 @@ TEST(Races, SignalsDuringStarts) {
   EXPECT_EQ(signals_in_other_process, 0);
 }
 
+// Signals to the whole group reach the child between clone and exec. They end it or not; our
+// handler must not run in it, in our memory. In a session of its own, so that only its own group is
+// hit.
+TEST(Races, GroupSignalsRunNoHandlerInTheChild) {
+  ProcAttr attr;
+  attr.sys.setsid = true;
+  auto process = start_process("/proc/self/exe", {"sys_test", "--signal-own-group"}, attr);
+  ASSERT_TRUE(process.ok()) << process.error().text();
+  EXPECT_EQ(MUST(process->wait()).status, WaitStatus(0));
+}
+
 // A process group's signal while starting ends the child, as it would a moment later.
 TEST(Races, ChildKilledAroundExecIsReapedAndReported) {
   for (int i = 0; i < 50; ++i) {
@@ -235,4 +246,31 @@ TEST(Races, ReusedNumberIsNotSignalled) {
 }
 
 }  // namespace
+
+namespace test {
+
+int signal_own_group() {
+  handler_pid = sys::getpid();
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGUSR1, &action, nullptr);
+  const auto start_many = [] {
+    std::atomic<bool> stop{false};
+    std::thread sender([&] {
+      while (!stop) sys::kill(0, SIGUSR1).ok();
+    });
+    for (int i = 0; i < 100; ++i) {
+      auto process = start_process(helper_path(), {"helper", "stray", "3"});
+      if (process.ok()) process->wait().ok();
+    }
+    stop = true;
+    sender.join();
+  };
+  start_many();
+  if (!with_denied({{SYS_clone3, ENOSYS}}, start_many)) return 2;
+  return signals_in_other_process == 0 && signals_seen > 100 ? 0 : 1;
+}
+
+}  // namespace test
 }  // namespace caisson::sys

@@ -85,6 +85,8 @@ TEST(Terminal, ForegroundAndNoctty) {
   const pid_t pid = fork();
   ASSERT_GE(pid, 0);
   if (pid == 0) {
+    // If a start is stopped in the background after all, the test fails instead of waiting.
+    alarm(20);
     setsid();
     if (ioctl(terminal.slave.get(), TIOCSCTTY, 0) != 0) _exit(2);
     // Writing to the terminal from the background would stop the test otherwise.

@@ -53,6 +53,8 @@ int main(int argc, char** argv) {
     --argc;
     for (int i = 1; i <= argc; ++i) argv[i] = argv[i + 1];
   }
+  if (argc > 1 && std::strcmp(argv[1], "--signal-own-group") == 0)
+    return sys::test::signal_own_group();
   // What our own starter let through is no stray descriptor of ours.
   close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
   testing::InitGoogleTest(&argc, argv);

@@ -84,6 +84,9 @@ std::string file_line(int place, int fd);
 
 // Descriptors of this process, to see leaks.
 int open_descriptors();
+// races_test.cc: what `sys_test --signal-own-group` does; the exit status.
+int signal_own_group();
+
 // No child is left to wait for.
 bool no_children();
 
