@@ -49,6 +49,8 @@ def main():
     prefix = [args.caisson, "do", "--"] if args.caisson else []
     if args.one_cpu:
         prefix = ["taskset", "-c", "0"] + prefix
+    if "/" in args.command[0]:
+        args.command[0] = os.path.abspath(args.command[0])
     if args.skip_unless and not os.path.exists(args.skip_unless):
         print(f"skipped: {args.skip_unless} is not there")
         return SKIPPED
