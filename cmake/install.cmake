@@ -22,3 +22,10 @@ if(TARGET caisson_sys)
   configure_file(${CMAKE_SOURCE_DIR}/cmake/caisson-sys.pc.in ${CMAKE_BINARY_DIR}/caisson-sys.pc @ONLY)
   install(FILES ${CMAKE_BINARY_DIR}/caisson-sys.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endif()
+
+# Only where everything is built: the whole of the tree is installed.
+if(NOT CAISSON_SANITIZE AND TARGET caisson_sys)
+  add_test(NAME install_test COMMAND ${CMAKE_SOURCE_DIR}/tools/install_test/run.sh ${CMAKE_BINARY_DIR}
+           ${CMAKE_CXX_COMPILER} $<IF:$<TARGET_EXISTS:caisson>,yes,no>)
+  set_tests_properties(install_test PROPERTIES LABELS lint TIMEOUT 120)
+endif()

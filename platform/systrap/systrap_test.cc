@@ -154,7 +154,8 @@ TEST_F(SystrapTest, KilledStubReportsDeath) {
 }
 
 // mov $39,%eax; call *%gs:16; jmp back
-constexpr uint8_t kGateLoop[] = {0xb8, 39, 0, 0, 0, 0x65, 0xff, 0x14, 0x25, 16, 0, 0, 0, 0xeb, 0xf1};
+constexpr uint8_t kGateLoop[] = {0xb8, 39, 0, 0, 0, 0x65, 0xff, 0x14,
+                                 0x25, 16, 0, 0, 0, 0xeb, 0xf1};
 
 TEST_F(SystrapTest, TheGateIsASystemCall) {
   auto space = MUST(systrap_->new_address_space(0));

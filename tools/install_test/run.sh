@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# install_test BUILD CXX: installs BUILD into a new folder and builds and runs a program against it, through the
+# install_test BUILD CXX WITH-PROGRAM: installs BUILD into a new folder and builds and runs a program against it, through the
 # CMake package and through the flags of the pkg-config file.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -16,6 +16,10 @@ value() { sed -n "s/^$1: //p" "$package" | sed "s|\${includedir}|$folder/prefix/
 "$2" -std=c++20 $(value Cflags) -o "$folder/consumer" "$here/consumer.cc" $(value Libs)
 [[ $("$folder/consumer") == exec ]]
 
-if [[ -e $1/caisson ]]; then
-  [[ -x $folder/prefix/bin/caisson ]]
+if [[ $3 == yes ]]; then
+  # The program needs nothing beside it: static, and position independent all the same.
+  program=$folder/prefix/bin/caisson
+  if readelf -lW "$program" | grep -q INTERP; then echo "caisson is not static" >&2; exit 1; fi
+  readelf -hW "$program" | grep -q 'Type: *DYN' || { echo "caisson is not position independent" >&2; exit 1; }
+  env -i "$program" do --help >/dev/null
 fi

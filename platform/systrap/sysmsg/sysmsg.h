@@ -1,49 +1,49 @@
-// The memory that the kernel process and stub processes share, and the stub region's layout. One header for both sides
-// and for the assembler; sysmsg_check.cc asserts every offset.
+// The memory that the kernel process and stub processes share, and the stub region's layout. One
+// header for both sides and for the assembler; sysmsg_check.cc asserts every offset.
 //
-// Trust: a slot is writable by every thread of its stub process, so the kernel reads each field once into private
-// memory and checks it. The control page and the order pages are mapped read-only in stubs, through a read-only
-// descriptor. README.md has the picture and the state tables.
+// Trust: a slot is writable by every thread of its stub process, so the kernel reads each field
+// once into private memory and checks it. The control page and the order pages are mapped read-only
+// in stubs, through a read-only descriptor. README.md has the picture and the state tables.
 #pragma once
 
 // ---- The stub region: the same addresses, relative to its base, in every stub of a sandbox.
-#define STUB_TEXT 0x00000         // stub code, read-execute
-#define STUB_CONTROL 0x10000      // control page and the pages after it, read-only
+#define STUB_TEXT 0x00000     // stub code, read-execute
+#define STUB_CONTROL 0x10000  // control page and the pages after it, read-only
 #define STUB_CONTROL_SIZE 0x4000
-#define STUB_ORDERS 0x20000       // this stub's order page, read-only
-#define STUB_VDSO 0x30000         // the host's vvar and vdso, moved here
-#define STUB_ZYGOTE_STACK 0x60000 // the zygote's stack; a leftover copy in stubs
+#define STUB_ORDERS 0x20000        // this stub's order page, read-only
+#define STUB_VDSO 0x30000          // the host's vvar and vdso, moved here
+#define STUB_ZYGOTE_STACK 0x60000  // the zygote's stack; a leftover copy in stubs
 #define STUB_ZYGOTE_STACK_SIZE 0x4000
-#define STUB_SLOTS 0x10000000     // slot i at STUB_SLOTS + i * SLOT_SIZE
+#define STUB_SLOTS 0x10000000  // slot i at STUB_SLOTS + i * SLOT_SIZE
 #define STUB_REGION_SIZE 0x100000000
 
 #define SLOT_SIZE 0x8000
 #define SLOT_COUNT 0x10000
-#define SLOT_STACK 0x1000 // the alternate signal stack fills the slot from here
+#define SLOT_STACK 0x1000  // the alternate signal stack fills the slot from here
 
 // ---- Descriptors in the table that the zygote and all stubs share.
-#define FD_MEMORY 0        // guest memory file, read-write
-#define FD_MEMORY_RO 1     // guest memory file, read-only
-#define FD_CONTROL 2       // control file, read-write: slots are mapped from it
-#define FD_CONTROL_RO 3    // control file, read-only: control page and order pages
-#define FD_COMMANDS 4      // the zygote's socket
-#define FD_FIRST_DYNAMIC 8 // acknowledgement files and host files, numbers chosen by the kernel
+#define FD_MEMORY 0         // guest memory file, read-write
+#define FD_MEMORY_RO 1      // guest memory file, read-only
+#define FD_CONTROL 2        // control file, read-write: slots are mapped from it
+#define FD_CONTROL_RO 3     // control file, read-only: control page and order pages
+#define FD_COMMANDS 4       // the zygote's socket
+#define FD_FIRST_DYNAMIC 8  // acknowledgement files and host files, numbers chosen by the kernel
 
 // ---- Slot fields (byte offsets).
-#define SLOT_STATE 0       // u32, futex word: SLOT_STATE_*
-#define SLOT_SELF 8        // u64: the slot's address in the stub
-#define SLOT_GATE 16       // u64: address of the stub's call gate
-#define SLOT_ENTRY 64      // u32: SLOT_ENTRY_*, written by the stub
-#define SLOT_SIGNO 68      // u32
-#define SLOT_FRAME 72      // u32: offset of the host's struct ucontext in the slot
-#define SLOT_INFO 76       // u32: offset of the host's siginfo_t in the slot
-#define SLOT_FS 80         // u64
-#define SLOT_GS 88         // u64
-#define SLOT_RESUME 128    // u32: SLOT_RESUME_*, written by the kernel
-#define SLOT_RESUME_FRAME 132 // u32: offset of the ucontext to return to
-#define SLOT_RESUME_FS 136 // u64
-#define SLOT_RESUME_GS 144 // u64
-#define SLOT_REGS 192      // 17 x u64 saved by the call gate: GATE_* order below
+#define SLOT_STATE 0           // u32, futex word: SLOT_STATE_*
+#define SLOT_SELF 8            // u64: the slot's address in the stub
+#define SLOT_GATE 16           // u64: address of the stub's call gate
+#define SLOT_ENTRY 64          // u32: SLOT_ENTRY_*, written by the stub
+#define SLOT_SIGNO 68          // u32
+#define SLOT_FRAME 72          // u32: offset of the host's struct ucontext in the slot
+#define SLOT_INFO 76           // u32: offset of the host's siginfo_t in the slot
+#define SLOT_FS 80             // u64
+#define SLOT_GS 88             // u64
+#define SLOT_RESUME 128        // u32: SLOT_RESUME_*, written by the kernel
+#define SLOT_RESUME_FRAME 132  // u32: offset of the ucontext to return to
+#define SLOT_RESUME_FS 136     // u64
+#define SLOT_RESUME_GS 144     // u64
+#define SLOT_REGS 192          // 17 x u64 saved by the call gate: GATE_* order below
 
 #define GATE_RAX 0
 #define GATE_RBX 8
@@ -64,45 +64,48 @@
 #define GATE_RIP 128
 #define GATE_RFLAGS 136
 
-#define SLOT_STATE_RUN 0     // the guest runs (or is about to)
-#define SLOT_STATE_REQUEST 1 // the stub thread waits for the kernel and polls
-#define SLOT_STATE_ASLEEP 2  // the stub thread waits for the kernel in futex(2)
-#define SLOT_STATE_PARKED 3  // set by the kernel: do not poll, this will take a while
+#define SLOT_STATE_RUN 0      // the guest runs (or is about to)
+#define SLOT_STATE_REQUEST 1  // the stub thread waits for the kernel and polls
+#define SLOT_STATE_ASLEEP 2   // the stub thread waits for the kernel in futex(2)
+#define SLOT_STATE_PARKED 3   // set by the kernel: do not poll, this will take a while
 
-#define SLOT_ENTRY_TRAP 1        // a host signal: frame and info are valid
-#define SLOT_ENTRY_GATE 2        // the call gate: SLOT_REGS is valid
-#define SLOT_ENTRY_GATE_BROKEN 3 // an interrupt hit the way back from the gate: the frame's registers mean nothing
+#define SLOT_ENTRY_TRAP 1  // a host signal: frame and info are valid
+#define SLOT_ENTRY_GATE 2  // the call gate: SLOT_REGS is valid
+#define SLOT_ENTRY_GATE_BROKEN \
+  3  // an interrupt hit the way back from the gate: the frame's registers mean nothing
 
 #define SLOT_RESUME_BY_FRAME 0
 #define SLOT_RESUME_BY_GATE 1
-#define SLOT_RESUME_TRAP 2 // trap again at once, so that the kernel gets a full frame
-#define SLOT_RESUME_EXIT 3 // end this stub thread
+#define SLOT_RESUME_TRAP 2  // trap again at once, so that the kernel gets a full frame
+#define SLOT_RESUME_EXIT 3  // end this stub thread
 
-// ---- Order page. The kernel writes entries and then `tail`; the mapper carries out entries up to it.
-#define ORDERS_TAIL 0       // u32, futex word: number of orders posted
-#define ORDERS_ACK_FD 4     // u32
+// ---- Order page. The kernel writes entries and then `tail`; the mapper carries out entries up to
+// it.
+#define ORDERS_TAIL 0    // u32, futex word: number of orders posted
+#define ORDERS_ACK_FD 4  // u32
 #define ORDERS_ENTRIES 64
 #define ORDER_SIZE 64
-#define ORDER_RING 32       // a power of two
-#define ORDER_NR 0          // u64: system call number, or ORDER_NR_CLONE
-#define ORDER_ARGS 8        // 6 x u64
-#define ORDER_SEQ 56        // u64: what is written to the acknowledgement file
+#define ORDER_RING 32  // a power of two
+#define ORDER_NR 0     // u64: system call number, or ORDER_NR_CLONE
+#define ORDER_ARGS 8   // 6 x u64
+#define ORDER_SEQ 56   // u64: what is written to the acknowledgement file
 #define ORDER_NR_CLONE 0x1000
 #define ORDER_NR_CLONE_ARG_SLOT ORDER_ARGS
-#define ACK_DONE 0          // offsets in the acknowledgement file
+#define ACK_DONE 0  // offsets in the acknowledgement file
 #define ACK_FAILED 8
 
 // ---- Control page: written by the kernel only.
-#define CONTROL_HOT 0        // u32: workers that poll now
-#define CONTROL_SPIN 4       // u32: how long a stub thread polls for its answer, TSC cycles
-#define CONTROL_PARENT 8     // u32: pid of the kernel process as stubs see it
-#define CONTROL_WORKERS 12   // u32
-#define CONTROL_FPROG 64     // struct sock_fprog of the guest-thread filter
-#define CONTROL_CPU_WORKER 1024 // u8 per CPU (CONTROL_MAX_CPUS): its worker's index
+#define CONTROL_HOT 0            // u32: workers that poll now
+#define CONTROL_SPIN 4           // u32: how long a stub thread polls for its answer, TSC cycles
+#define CONTROL_PARENT 8         // u32: pid of the kernel process as stubs see it
+#define CONTROL_WORKERS 12       // u32
+#define CONTROL_FPROG 64         // struct sock_fprog of the guest-thread filter
+#define CONTROL_CPU_WORKER 1024  // u8 per CPU (CONTROL_MAX_CPUS): its worker's index
 #define CONTROL_MAX_CPUS 1024
-#define CONTROL_SLEEPERS 2048   // one line per worker: u32 asleep flag, the futex word of its doorbell
+#define CONTROL_SLEEPERS \
+  2048  // one line per worker: u32 asleep flag, the futex word of its doorbell
 #define CONTROL_MAX_WORKERS 32
-#define CONTROL_FILTER 0x1000   // the guest-thread filter's instructions
+#define CONTROL_FILTER 0x1000  // the guest-thread filter's instructions
 
 #ifndef __ASSEMBLER__
 
@@ -113,7 +116,8 @@
 namespace caisson::systrap {
 
 struct GateRegisters {
-  uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags;
+  uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip,
+      rflags;
 };
 
 struct Slot {
@@ -171,7 +175,8 @@ struct ControlPage {
 enum class CommandKind : uint32_t {
   kInstall,  // a descriptor comes along: make it number `fd`
   kClose,    // close number `fd`
-  kStub,     // a descriptor comes along: make it `fd`, the acknowledgement file of a new stub with order page `index`
+  kStub,     // a descriptor comes along: make it `fd`, the acknowledgement file of a new stub with
+             // order page `index`
 };
 struct Command {
   CommandKind kind;
