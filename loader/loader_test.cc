@@ -480,6 +480,7 @@ TEST_F(LoaderTest, NothingIsLeftBehind) {
     EXPECT_FALSE(load(program + "x").ok());
   }
   EXPECT_EQ(memory_->allocated_bytes(), 0u);
+  memory_->trim();
   EXPECT_EQ(memory_->resident_bytes(), 0u);
 }
 

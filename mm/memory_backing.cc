@@ -34,18 +34,24 @@ bool needs_copy_to_write(const Vma& vma) {
 }  // namespace
 
 Result<MemoryRange> MemoryManager::allocate_private_locked(GuestAddr start, uint64_t length) {
+  for (Freed& freed : freed_) {
+    if (freed.start != start || freed.range.length != length) continue;
+    MemoryRange range = freed.range;
+    freed = {};
+    if (memory_.try_allocate_at(range.offset, length)) return range;
+  }
   if (length >= kDirectAllocation) return memory_.allocate(length, start);
   bool heap = brk_start_ != 0 && start >= brk_start_ && start < page_up(brk_end_);
   MemoryRange& carve = heap ? heap_carve_ : carve_;
   if (carve.length < length) {
-    MemoryRange fresh = TRY(memory_.allocate(heap ? kHeapCarveChunk : kCarveChunk));
-    memory_.release_untouched(carve);
+    MemoryRange fresh = TRY(memory_.reserve(heap ? kHeapCarveChunk : kCarveChunk));
+    memory_.unreserve(carve);
     carve = fresh;
   }
   carve.length -= length;
-  if (!heap) return MemoryRange{carve.end(), length};
-  MemoryRange taken{carve.offset, length};
-  carve.offset += length;
+  MemoryRange taken{heap ? carve.offset : carve.end(), length};
+  if (heap) carve.offset += length;
+  memory_.take(taken);
   return taken;
 }
 

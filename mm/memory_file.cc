@@ -8,14 +8,19 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "mm/safe_copy.h"
 
 namespace caisson {
 
 namespace {
 constexpr size_t kMaxWrite = 0x40000000;
-}
+// Free pages that are kept, in all, and from one run of pages.
+constexpr uint64_t kWarmLimit = 4 * 1024 * 1024;
+constexpr uint64_t kWarmRunLimit = 512 * 1024;
+}  // namespace
 
 Result<std::unique_ptr<MemoryFile>> MemoryFile::create(UniqueFd rw, uint64_t size) {
+  install_fault_guards();
   if (size == 0 || size % kHugePageSize != 0) return Errno(EINVAL);
   if (::ftruncate(rw.get(), static_cast<off_t>(size)) != 0) return Errno(errno);
   void* base =
@@ -73,11 +78,41 @@ void MemoryFile::take_free_locked(uint64_t free_offset, uint64_t offset, uint64_
   allocated_ += end - offset;
 }
 
+// The pages are now their new owner's.
+void MemoryFile::note_warm_taken_locked(uint64_t offset, uint64_t end) {
+  auto it = warm_.upper_bound(offset);
+  if (it != warm_.begin() && std::prev(it)->second > offset) --it;
+  while (it != warm_.end() && it->first < end) {
+    uint64_t low = it->first;
+    uint64_t high = it->second;
+    it = warm_.erase(it);
+    warm_bytes_ -= std::min(high, end) - std::max(low, offset);
+    if (low < offset) warm_.emplace(low, offset);
+    if (high > end) warm_.emplace(end, high);
+  }
+}
+
 Result<MemoryRange> MemoryFile::allocate(uint64_t length, uint64_t align_like) {
+  MutexLock lock(mutex_);
+  MemoryRange range = TRY(allocate_locked(length, align_like));
+  note_warm_taken_locked(range.offset, range.end());
+  return range;
+}
+
+Result<MemoryRange> MemoryFile::reserve(uint64_t length) {
+  MutexLock lock(mutex_);
+  return allocate_locked(length, 0);
+}
+
+void MemoryFile::take(MemoryRange part) {
+  MutexLock lock(mutex_);
+  note_warm_taken_locked(part.offset, part.end());
+}
+
+Result<MemoryRange> MemoryFile::allocate_locked(uint64_t length, uint64_t align_like) {
   if (length == 0 || !is_page_aligned(length) || length > size_) return Errno(ENOMEM);
   uint64_t phase = align_like % kHugePageSize;
   bool align = length >= kHugePageSize;
-  MutexLock lock(mutex_);
   // Best fit, lowest offset first: keeps the used part of the file, and with it the kernel process'
   // page tables, small.
   auto it = free_by_size_.lower_bound({length, 0});
@@ -110,6 +145,7 @@ bool MemoryFile::try_allocate_at(uint64_t offset, uint64_t length) {
   --it;
   if (it->second < offset + length) return false;
   take_free_locked(it->first, offset, offset + length);
+  note_warm_taken_locked(offset, offset + length);
   return true;
 }
 
@@ -172,13 +208,47 @@ void MemoryFile::release(std::span<const MemoryRange> ranges) {
       freed[++last] = freed[i];
   }
   freed.resize(last + 1);
-  // Punched before they are free again: the next owner must find zeros.
-  for (const MemoryRange& range : freed) punch(range);
+  // Cleaned before they are free again: the next owner must find zeros.
+  std::vector<MemoryRange> warm;
+  for (const MemoryRange& range : freed) clean(range, warm);
   MutexLock lock(mutex_);
   for (const MemoryRange& range : freed) add_free_locked(range.offset, range.end());
+  for (const MemoryRange& range : warm) warm_.emplace(range.offset, range.end());
 }
 
-void MemoryFile::release_untouched(MemoryRange range) {
+void MemoryFile::clean(MemoryRange range, std::vector<MemoryRange>& warm) {
+  MemoryRange rest = range;
+  while (!rest.empty()) {
+    MemoryRange data = next_data(rest);
+    if (data.empty()) return;
+    if (data.length > kWarmRunLimit ||
+        warm_bytes_.fetch_add(data.length) + data.length > kWarmLimit) {
+      if (data.length <= kWarmRunLimit) warm_bytes_ -= data.length;
+      // All the rest at once: a punch costs more than a look for data.
+      punch({data.offset, rest.end() - data.offset});
+      return;
+    }
+    if (safe_zero(at(data.offset), data.length) == 0) {
+      warm.push_back(data);
+    } else {
+      warm_bytes_ -= data.length;
+      punch(data);
+    }
+    rest = {data.end(), rest.end() - data.end()};
+  }
+}
+
+void MemoryFile::trim() {
+  // Under the lock, so that nobody is given what is punched.
+  MutexLock lock(mutex_);
+  for (auto [offset, end] : warm_) {
+    punch({offset, end - offset});
+    warm_bytes_ -= end - offset;
+  }
+  warm_.clear();
+}
+
+void MemoryFile::unreserve(MemoryRange range) {
   std::vector<MemoryRange> freed;
   MutexLock lock(mutex_);
   drop_locked(range, freed);
@@ -235,7 +305,19 @@ Result<void> MemoryFile::write(uint64_t offset, std::span<const std::byte> data)
 
 Result<void> MemoryFile::copy_pages(uint64_t target_offset, uint64_t source_offset,
                                     uint64_t length) {
-  return write(target_offset, {at(source_offset), length});
+  while (length != 0) {
+    // Into pages that are there already a plain copy is fastest.
+    MemoryRange there = next_data({target_offset, length});
+    uint64_t absent = there.empty() ? length : there.offset - target_offset;
+    if (absent != 0) TRY(write(target_offset, {at(source_offset), absent}));
+    uint64_t present = there.length;
+    if (safe_copy(at(target_offset + absent), at(source_offset + absent), present) != 0)
+      return Errno(ENOMEM);
+    target_offset += absent + present;
+    source_offset += absent + present;
+    length -= absent + present;
+  }
+  return {};
 }
 
 uint64_t MemoryFile::allocated_bytes() const {

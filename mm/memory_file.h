@@ -8,6 +8,7 @@
 // (platform::AddressSpace::defer). Linux: mm/shmem.c.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -56,14 +57,17 @@ class MemoryFile {
   // A zero-filled range with one reference. Ranges of 2 MiB and more begin at an offset that is
   // congruent to `align_like` modulo 2 MiB, so that huge pages fit. ENOMEM: no offsets left.
   Result<MemoryRange> allocate(uint64_t length, uint64_t align_like = 0);
+  // As allocate(), for offsets that are handed out in parts later: take() each part before its use;
+  // give the rest back with unreserve().
+  Result<MemoryRange> reserve(uint64_t length);
+  void take(MemoryRange part);
+  void unreserve(MemoryRange rest);
   // Exactly [offset, offset + length) if it is free.
   bool try_allocate_at(uint64_t offset, uint64_t length);
   void add_reference(MemoryRange range);
   // Drops one reference of every byte of the ranges; what has none left is punched and free.
   void release(std::span<const MemoryRange> ranges);
   void release(MemoryRange range) { release(std::span(&range, 1)); }
-  // As release(), for ranges that were never touched: nothing to punch.
-  void release_untouched(MemoryRange range);
   // Replaces the content by zeros and gives the pages back; the reference counts stay.
   void discard(MemoryRange range);
 
@@ -78,6 +82,8 @@ class MemoryFile {
   // Writes kernel memory into the file.
   Result<void> write(uint64_t offset, std::span<const std::byte> data);
 
+  // Gives up the free pages that are kept warm.
+  void trim();
   uint64_t allocated_bytes() const;
   // Bytes in use by pages, as the host counts them.
   uint64_t resident_bytes() const;
@@ -89,11 +95,15 @@ class MemoryFile {
   };
   MemoryFile(UniqueFd fd, std::byte* base, uint64_t size);
 
+  Result<MemoryRange> allocate_locked(uint64_t length, uint64_t align_like) REQUIRES(mutex_);
   void add_free_locked(uint64_t offset, uint64_t end) REQUIRES(mutex_);
   void take_free_locked(uint64_t free_offset, uint64_t offset, uint64_t end) REQUIRES(mutex_);
   void split_locked(uint64_t offset) REQUIRES(mutex_);
   // Drops references; appends what became free.
   void drop_locked(MemoryRange range, std::vector<MemoryRange>& freed) REQUIRES(mutex_);
+  void note_warm_taken_locked(uint64_t offset, uint64_t end) REQUIRES(mutex_);
+  // Makes the pages of a range read as zeros; appends what stayed in memory to `warm`.
+  void clean(MemoryRange range, std::vector<MemoryRange>& warm);
   void punch(MemoryRange range);
 
   const UniqueFd fd_;
@@ -104,6 +114,9 @@ class MemoryFile {
   std::map<uint64_t, uint64_t> free_ GUARDED_BY(mutex_);                     // free: offset to end
   std::set<std::pair<uint64_t, uint64_t>> free_by_size_ GUARDED_BY(mutex_);  // (length, offset)
   uint64_t allocated_ GUARDED_BY(mutex_) = 0;
+  std::map<uint64_t, uint64_t> warm_
+      GUARDED_BY(mutex_);                 // zeroed pages that nobody uses: offset to end
+  std::atomic<uint64_t> warm_bytes_ = 0;  // of warm_, and what is about to join it
 };
 
 }  // namespace caisson

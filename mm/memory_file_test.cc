@@ -28,10 +28,32 @@ TEST(MemoryFile, FreedPagesComeBackAsZeros) {
   *memory->at(range.end() - 1) = std::byte{8};
   EXPECT_EQ(memory->resident_bytes(), 2 * kPageSize);
   memory->release(range);
+  memory->trim();
   EXPECT_EQ(memory->resident_bytes(), 0u);
   MemoryRange again = MUST(memory->allocate(8 * kPageSize));
   EXPECT_EQ(again, range);
   EXPECT_EQ(*memory->at(range.offset), std::byte{0});
+}
+
+TEST(MemoryFile, KeepsABoundedNumberOfFreePages) {
+  auto memory = make_memory_file();
+  constexpr uint64_t kLength = 256 * 1024;
+  std::vector<MemoryRange> ranges;
+  for (int i = 0; i < 64; ++i) {
+    ranges.push_back(MUST(memory->allocate(kLength)));
+    for (uint64_t at = 0; at < kLength; at += kPageSize)
+      *memory->at(ranges.back().offset + at) = std::byte{9};
+  }
+  for (const MemoryRange& range : ranges) memory->release(range);
+  uint64_t warm = memory->resident_bytes();
+  EXPECT_GT(warm, 0u);
+  EXPECT_LE(warm, 4u * 1024 * 1024);
+  MemoryRange all = MUST(memory->allocate(64 * kLength));
+  for (uint64_t at = 0; at < all.length; at += kPageSize)
+    ASSERT_EQ(*memory->at(all.offset + at), std::byte{0});
+  memory->release(all);
+  memory->trim();
+  EXPECT_EQ(memory->resident_bytes(), 0u);
 }
 
 TEST(MemoryFile, ReferencesCountPerByteRange) {
@@ -41,9 +63,11 @@ TEST(MemoryFile, ReferencesCountPerByteRange) {
   MemoryRange middle{range.offset + 3 * kPageSize, 4 * kPageSize};
   memory->add_reference(middle);
   memory->release(range);
+  memory->trim();
   EXPECT_EQ(memory->resident_bytes(), middle.length);
   EXPECT_EQ(memory->allocated_bytes(), middle.length);
   memory->release(middle);
+  memory->trim();
   EXPECT_EQ(memory->resident_bytes(), 0u);
   EXPECT_EQ(memory->allocated_bytes(), 0u);
 }
@@ -100,6 +124,7 @@ TEST(MemoryFile, RandomUseKeepsRangesApart) {
   }
   for (const Owned& left : owned) memory->release(left.range);
   EXPECT_EQ(memory->allocated_bytes(), 0u);
+  memory->trim();
   EXPECT_EQ(memory->resident_bytes(), 0u);
   // Everything is one free extent again.
   EXPECT_TRUE(memory->allocate(kHugePageSize * 64).ok());

@@ -76,8 +76,8 @@ MemoryManager::~MemoryManager() {
   for (auto& [start, vma] : vmas_)
     if (vma.file) garbage.files.push_back(std::move(vma.file));
   // No stub ever saw these.
-  memory_.release_untouched(carve_);
-  memory_.release_untouched(heap_carve_);
+  memory_.unreserve(carve_);
+  memory_.unreserve(heap_carve_);
 }
 
 void MemoryManager::set_limits(const MemoryLimits& limits) {
@@ -187,6 +187,8 @@ void MemoryManager::drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& ga
     if (high == 0) low = pma.start;
     high = pma.end;
     if (pma.in_memory_file()) garbage.ranges.push_back(pma.range());
+    if (pma.kind == Pma::Kind::kPrivate)
+      freed_[next_freed_++ % freed_.size()] = {pma.start, pma.range()};
     it = pmas_.erase(it);
   }
   if (post && high != 0) space_->unmap(low, high - low);

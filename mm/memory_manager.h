@@ -11,6 +11,7 @@
 // called by any worker and take addresses and lengths straight from the guest.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <span>
@@ -318,6 +319,15 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   MemoryRange carve_ GUARDED_BY(mappings_);
   // The same for the heap, which grows upwards from the bottom.
   MemoryRange heap_carve_ GUARDED_BY(mappings_);
+
+  // Where the last unmapped private memory was: what is mapped there next gets the same pages,
+  // still warm, if they are free by then.
+  struct Freed {
+    GuestAddr start = 0;
+    MemoryRange range;
+  };
+  std::array<Freed, 4> freed_ GUARDED_BY(mappings_);
+  size_t next_freed_ GUARDED_BY(mappings_) = 0;
 
   // Set once before start.
   GuestAddr min_addr_ = 0;

@@ -226,6 +226,7 @@ TEST_F(MemoryManagerTest, FilePagesAreSharedUntilWritten) {
   std::string content(3 * kMiB, 'f');
   auto file = host_file(content).or_null();
   GuestAddr text = MUST(mm_->mmap({0, kMiB, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 4096}));
+  memory_->trim();
   EXPECT_EQ(memory_->resident_bytes(), 0u);
   char bytes[3];
   EXPECT_TRUE(mm_->copy_in(bytes, text + 4095, 3).ok());
@@ -258,6 +259,7 @@ TEST_F(MemoryManagerTest, QuarantinedUntilAcknowledged) {
   EXPECT_EQ(memory_->resident_bytes(), 4096u);
   space().run_deferred();
   EXPECT_EQ(memory_->allocated_bytes(), before - 4 * 4096);
+  memory_->trim();
   EXPECT_EQ(memory_->resident_bytes(), 0u);
 }
 

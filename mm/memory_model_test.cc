@@ -288,6 +288,7 @@ TEST_P(MemoryModel, RandomCalls) {
     machine.check();
   }
   EXPECT_EQ(memory->allocated_bytes(), 0u);
+  memory->trim();
   EXPECT_EQ(memory->resident_bytes(), 0u);
 }
 
