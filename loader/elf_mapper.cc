@@ -1,6 +1,6 @@
 #include "loader/elf_mapper.h"
 
-#include <sys/mman.h>
+#include <linux/mman.h>
 
 #include <algorithm>
 

@@ -1,11 +1,11 @@
 #include "loader/loader.h"
 
 #include <elf.h>
-#include <sys/auxv.h>
 
 #include <algorithm>
 #include <array>
 
+#include "host/memory.h"
 #include "loader/elf_file.h"
 #include "loader/elf_mapper.h"
 #include "loader/script.h"
@@ -80,8 +80,8 @@ std::vector<std::pair<uint64_t, uint64_t>> build_auxv(const platform::Platform& 
   std::vector<std::pair<uint64_t, uint64_t>> auxv;
   auto add = [&auxv](uint64_t type, uint64_t value) { auxv.emplace_back(type, value); };
   if (platform.vdso_address() != 0) add(AT_SYSINFO_EHDR, platform.vdso_address());
-  add(AT_MINSIGSTKSZ, ::getauxval(AT_MINSIGSTKSZ));
-  add(AT_HWCAP, ::getauxval(AT_HWCAP));
+  add(AT_MINSIGSTKSZ, host::auxiliary_value(AT_MINSIGSTKSZ));
+  add(AT_HWCAP, host::auxiliary_value(AT_HWCAP));
   add(AT_PAGESZ, kPageSize);
   add(AT_CLKTCK, 100);
   add(AT_PHDR, program.segment_table);
@@ -95,10 +95,10 @@ std::vector<std::pair<uint64_t, uint64_t>> build_auxv(const platform::Platform& 
   add(AT_GID, request.gid);
   add(AT_EGID, request.egid);
   add(AT_SECURE, request.secure ? 1 : 0);
-  add(AT_HWCAP2, ::getauxval(AT_HWCAP2));
-  if (uint64_t size = ::getauxval(AT_RSEQ_FEATURE_SIZE); size != 0) {
+  add(AT_HWCAP2, host::auxiliary_value(AT_HWCAP2));
+  if (uint64_t size = host::auxiliary_value(AT_RSEQ_FEATURE_SIZE); size != 0) {
     add(AT_RSEQ_FEATURE_SIZE, size);
-    add(AT_RSEQ_ALIGN, ::getauxval(AT_RSEQ_ALIGN));
+    add(AT_RSEQ_ALIGN, host::auxiliary_value(AT_RSEQ_ALIGN));
   }
   return auxv;
 }

@@ -1,9 +1,10 @@
 #include "loader/stack_image.h"
 
 #include <elf.h>
-#include <sys/random.h>
 
 #include <cstring>
+
+#include "host/memory.h"
 
 namespace caisson {
 
@@ -11,11 +12,6 @@ namespace {
 
 constexpr char kPlatform[] = "x86_64";
 constexpr size_t kRandomBytes = 16;
-
-void fill_random(void* to, size_t length) {
-  while (::getrandom(to, length, 0) != static_cast<ssize_t>(length)) {
-  }
-}
 
 }  // namespace
 
@@ -27,7 +23,7 @@ StackImage build_stack(const StackContents& contents, GuestAddr top, bool random
   // From above: 8 zero bytes, file name, environment, arguments.
   GuestAddr strings_start = top - 8 - strings;
   uint16_t gap = 0;
-  if (randomize) fill_random(&gap, sizeof(gap));
+  if (randomize) host::fill_random(std::as_writable_bytes(std::span(&gap, 1)));
   GuestAddr at = (strings_start - gap % 8192) & ~uint64_t{15};
   GuestAddr platform = at -= sizeof(kPlatform);
   GuestAddr random = at -= kRandomBytes;
@@ -71,7 +67,7 @@ StackImage build_stack(const StackContents& contents, GuestAddr top, bool random
   put_string(string_at, contents.filename);
   for (uint64_t value : image.auxv) put_word(value);
   std::memcpy(place(platform), kPlatform, sizeof(kPlatform));
-  fill_random(place(random), kRandomBytes);
+  host::fill_random({place(random), kRandomBytes});
   return image;
 }
 

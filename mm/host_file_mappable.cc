@@ -1,10 +1,8 @@
 #include "mm/host_file_mappable.h"
 
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
+
+#include "host/memory.h"
 
 namespace caisson {
 
@@ -18,26 +16,13 @@ HostFileMappable::HostFileMappable(platform::Platform& platform, UniqueFd fd, Ma
 
 HostFileMappable::~HostFileMappable() {
   MutexLock lock(mutex_);
-  for (auto& [offset, window] : windows_) ::munmap(window.base, window.length);
+  for (auto& [offset, window] : windows_) host::unmap(window.base, window.length);
 }
 
-uint64_t HostFileMappable::size() const {
-  struct stat status;
-  if (::fstat(fd_.get(), &status) != 0 || status.st_size < 0) return 0;
-  return static_cast<uint64_t>(status.st_size);
-}
+uint64_t HostFileMappable::size() const { return host::file_size(fd_.get()).value_or(uint64_t{0}); }
 
 Result<size_t> HostFileMappable::read_at(uint64_t offset, std::span<std::byte> out) {
-  size_t done = 0;
-  while (done < out.size()) {
-    ssize_t n =
-        ::pread(fd_.get(), out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Errno(errno);
-    if (n == 0) break;
-    done += static_cast<size_t>(n);
-  }
-  return done;
+  return host::read_file(fd_.get(), offset, out);
 }
 
 Result<Ref<platform::MappableFile>> HostFileMappable::host_file() {
@@ -54,11 +39,10 @@ const std::byte* HostFileMappable::kernel_view(uint64_t offset, uint64_t* length
     uint64_t file_size = size();
     if (file_size <= window_offset) return nullptr;
     uint64_t window_length = std::min(page_up(file_size - window_offset), kWindow);
-    void* base = ::mmap(nullptr, window_length, PROT_READ, MAP_SHARED, fd_.get(),
-                        static_cast<off_t>(window_offset));
-    if (base == MAP_FAILED) return nullptr;
-    it =
-        windows_.emplace(window_offset, Window{static_cast<std::byte*>(base), window_length}).first;
+    Result<std::byte*> base =
+        host::map_file(fd_.get(), window_offset, window_length, host::Sharing::kReadOnly);
+    if (!base.ok()) return nullptr;
+    it = windows_.emplace(window_offset, Window{base.value(), window_length}).first;
   }
   uint64_t within = offset - window_offset;
   if (within >= it->second.length) return nullptr;

@@ -1,10 +1,10 @@
 // madvise(2), msync(2), mincore(2) and the mlock(2) family. Linux: mm/madvise.c, msync.c,
 // mincore.c, mlock.c.
 #include <linux/mman.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 
+#include "host/memory.h"
 #include "mm/memory_manager.h"
 
 namespace caisson {
@@ -284,7 +284,7 @@ Result<void> MemoryManager::mincore(GuestAddr addr, uint64_t length, GuestAddr v
           pages[i++] = 0;
           continue;
         }
-        if (::mincore(const_cast<std::byte*>(host), run * kPageSize, pages + i) != 0)
+        if (!host::residency(host, run * kPageSize, pages + i).ok())
           std::fill_n(pages + i, run, uint8_t{0});
         for (uint64_t k = i; k < i + run; ++k) pages[k] &= 1;
         i += run;

@@ -1,11 +1,11 @@
 // What stands behind a mapping: allocation, private copies of file pages, faults, stack growth.
 // Linux: mm/memory.c (do_fault, do_wp_page), mm/mmap.c (expand_downwards).
-#include <signal.h>
-#include <sys/mman.h>
+#include <linux/mman.h>
 
 #include <algorithm>
 #include <memory>
 
+#include "abi/signal.h"
 #include "mm/memory_manager.h"
 
 namespace caisson {

@@ -1,19 +1,14 @@
 #include "mm/memory_file.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "base/check.h"
+#include "host/memory.h"
 #include "mm/safe_copy.h"
 
 namespace caisson {
 
 namespace {
-constexpr size_t kMaxWrite = 0x40000000;
 // Free pages that are kept, in all, and from one run of pages.
 constexpr uint64_t kWarmLimit = 4 * 1024 * 1024;
 constexpr uint64_t kWarmRunLimit = 512 * 1024;
@@ -22,14 +17,10 @@ constexpr uint64_t kWarmRunLimit = 512 * 1024;
 Result<std::unique_ptr<MemoryFile>> MemoryFile::create(UniqueFd rw, uint64_t size) {
   install_fault_guards();
   if (size == 0 || size % kHugePageSize != 0) return Errno(EINVAL);
-  if (::ftruncate(rw.get(), static_cast<off_t>(size)) != 0) return Errno(errno);
-  void* base =
-      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, rw.get(), 0);
-  if (base == MAP_FAILED) return Errno(errno);
-  // Guest memory has no place in core dumps or children of the kernel process.
-  ::madvise(base, size, MADV_DONTDUMP);
-  return std::unique_ptr<MemoryFile>(
-      new MemoryFile(std::move(rw), static_cast<std::byte*>(base), size));
+  TRY(host::set_file_size(rw.get(), size));
+  std::byte* base = TRY(host::map_file(rw.get(), 0, size, host::Sharing::kReadWrite));
+  host::exclude_from_dumps(base, size);
+  return std::unique_ptr<MemoryFile>(new MemoryFile(std::move(rw), base, size));
 }
 
 MemoryFile::MemoryFile(UniqueFd fd, std::byte* base, uint64_t size)
@@ -38,7 +29,7 @@ MemoryFile::MemoryFile(UniqueFd fd, std::byte* base, uint64_t size)
   add_free_locked(0, size);
 }
 
-MemoryFile::~MemoryFile() { ::munmap(base_, size_); }
+MemoryFile::~MemoryFile() { host::unmap(base_, size_); }
 
 void MemoryFile::add_free_locked(uint64_t offset, uint64_t end) {
   auto next = free_.lower_bound(offset);
@@ -256,13 +247,8 @@ void MemoryFile::unreserve(MemoryRange range) {
 }
 
 void MemoryFile::punch(MemoryRange range) {
-  // Can be interrupted by a signal, and must succeed: the pages would leak into the next owner.
-  int result;
-  do {
-    result = ::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                         static_cast<off_t>(range.offset), static_cast<off_t>(range.length));
-  } while (result != 0 && errno == EINTR);
-  CHECK(result == 0);
+  // Must succeed: the pages would leak into the next owner.
+  CHECK(host::punch_hole(fd_.get(), range.offset, range.length).ok());
 }
 
 void MemoryFile::discard(MemoryRange range) {
@@ -270,36 +256,23 @@ void MemoryFile::discard(MemoryRange range) {
 }
 
 Result<void> MemoryFile::populate(MemoryRange range) {
-  constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE: an error at the limit, not SIGBUS
-  int result;
-  do {
-    result = ::madvise(at(range.offset), range.length, kPopulateWrite);
-  } while (result != 0 && errno == EINTR);
-  if (result != 0) return Errno(ENOMEM);
+  if (!host::populate(at(range.offset), range.length).ok()) return Errno(ENOMEM);
   return {};
 }
 
 MemoryRange MemoryFile::next_data(MemoryRange range) const {
   if (range.empty()) return {};
-  off_t data = ::lseek(fd_.get(), static_cast<off_t>(range.offset), SEEK_DATA);
-  if (data < 0 || static_cast<uint64_t>(data) >= range.end()) return {};
-  off_t hole = ::lseek(fd_.get(), data, SEEK_HOLE);
-  uint64_t start = page_down(static_cast<uint64_t>(data));
-  uint64_t end =
-      hole < 0 ? range.end() : std::min(page_up(static_cast<uint64_t>(hole)), range.end());
-  start = std::max(start, range.offset);
+  Result<uint64_t> data = host::seek_data(fd_.get(), range.offset);
+  if (!data.ok() || data.value() >= range.end()) return {};
+  Result<uint64_t> hole = host::seek_hole(fd_.get(), data.value());
+  uint64_t start = std::max(page_down(data.value()), range.offset);
+  uint64_t end = hole.ok() ? std::min(page_up(hole.value()), range.end()) : range.end();
   return {start, end - start};
 }
 
 Result<void> MemoryFile::write(uint64_t offset, std::span<const std::byte> data) {
-  while (!data.empty()) {
-    ssize_t n = ::pwrite(fd_.get(), data.data(), std::min(data.size(), kMaxWrite),
-                         static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return Errno(n < 0 && errno == EFAULT ? EFAULT : ENOMEM);
-    offset += static_cast<uint64_t>(n);
-    data = data.subspan(static_cast<size_t>(n));
-  }
+  Result<void> written = host::write_file(fd_.get(), offset, data);
+  if (!written.ok()) return Errno(written.error() == Errno(EFAULT) ? EFAULT : ENOMEM);
   return {};
 }
 
@@ -326,9 +299,7 @@ uint64_t MemoryFile::allocated_bytes() const {
 }
 
 uint64_t MemoryFile::resident_bytes() const {
-  struct stat status;
-  if (::fstat(fd_.get(), &status) != 0) return 0;
-  return static_cast<uint64_t>(status.st_blocks) * 512;
+  return host::file_storage(fd_.get()).value_or(uint64_t{0});
 }
 
 }  // namespace caisson

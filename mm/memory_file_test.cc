@@ -12,7 +12,7 @@ namespace {
 using testing::make_memory_file;
 
 TEST(MemoryFile, RefusesNonsense) {
-  EXPECT_EQ(MemoryFile::create(UniqueFd(::memfd_create("m", 0)), 4096).error(), Errno(EINVAL));
+  EXPECT_EQ(MemoryFile::create(host::make_memory_fd("m").value(), 4096).error(), Errno(EINVAL));
   EXPECT_EQ(MemoryFile::create(UniqueFd(), kHugePageSize).error(), Errno(EBADF));
   auto memory = make_memory_file(kHugePageSize * 4);
   EXPECT_EQ(memory->allocate(0).error(), Errno(ENOMEM));

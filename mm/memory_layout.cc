@@ -1,10 +1,10 @@
 // Where things go: random layout and the search for free addresses. Linux: arch/x86/mm/mmap.c,
 // mm/mmap.c (vm_unmapped_area, stack guard gaps).
-#include <sys/mman.h>
-#include <sys/random.h>
+#include <linux/mman.h>
 
 #include <algorithm>
 
+#include "host/memory.h"
 #include "mm/memory_manager.h"
 
 namespace caisson {
@@ -19,8 +19,7 @@ constexpr uint64_t kBrkRandom = 0x02000000;
 
 uint64_t random_below(uint64_t limit) {
   uint64_t value = 0;
-  while (::getrandom(&value, sizeof(value), 0) != sizeof(value)) {
-  }
+  host::fill_random(std::as_writable_bytes(std::span(&value, 1)));
   return value % limit;
 }
 

@@ -1,7 +1,5 @@
 #include "mm/memory_manager.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -1,10 +1,9 @@
 // mmap(2), munmap(2), brk(2) and the stack of exec. Linux: mm/mmap.c, mm/vma.c.
 #include <linux/mman.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 
+#include "host/memory.h"
 #include "mm/memory_manager.h"
 #include "mm/shared_memory.h"
 
@@ -31,8 +30,7 @@ constexpr uint64_t kInitialStack = 256 * 1024;
 
 // Linux's heuristic overcommit refuses a single request beyond all memory.
 uint64_t overcommit_limit() {
-  static const uint64_t limit =
-      static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(kPageSize);
+  static const uint64_t limit = host::physical_memory();
   return limit;
 }
 

@@ -1,5 +1,5 @@
 // mprotect(2) and prctl(PR_SET_VMA). Linux: mm/mprotect.c, mm/madvise.c.
-#include <sys/mman.h>
+#include <linux/mman.h>
 
 #include <algorithm>
 

@@ -1,5 +1,5 @@
 // mremap(2). Linux: mm/mremap.c.
-#include <sys/mman.h>
+#include <linux/mman.h>
 
 #include <algorithm>
 

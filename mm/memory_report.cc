@@ -1,5 +1,5 @@
 // /proc/PID/maps, smaps and the sizes of status and statm. Linux: fs/proc/task_mmu.c.
-#include <sys/mman.h>
+#include <linux/mman.h>
 
 #include <algorithm>
 #include <cinttypes>

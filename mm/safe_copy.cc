@@ -1,11 +1,6 @@
 #include "mm/safe_copy.h"
 
-#include <signal.h>
-#include <ucontext.h>
-
-#include <mutex>
-
-#include "base/check.h"
+#include "host/fault_handler.h"
 
 namespace caisson {
 
@@ -160,43 +155,17 @@ TwoWords caisson_guarded_cmpxchg(void*, uint32_t, uint32_t);
 extern const Guard caisson_guard_table[7];
 }
 
-struct sigaction g_old_segv;
-struct sigaction g_old_bus;
-
-void on_fault(int signo, siginfo_t* info, void* context) {
-  auto* user = static_cast<ucontext_t*>(context);
-  uint64_t rip = static_cast<uint64_t>(user->uc_mcontext.gregs[REG_RIP]);
-  if (info->si_code > 0) {
-    for (const Guard& guard : caisson_guard_table) {
-      if (rip < guard.begin || rip >= guard.end) continue;
-      user->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(guard.fixup);
-      return;
-    }
-  }
-  struct sigaction& old = signo == SIGBUS ? g_old_bus : g_old_segv;
-  if ((old.sa_flags & SA_SIGINFO) != 0 && old.sa_sigaction != nullptr) {
-    old.sa_sigaction(signo, info, context);
-  } else if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) {
-    old.sa_handler(signo);
-  } else {
-    // Ours to die of: the instruction faults again, this time without a handler.
-    signal(signo, SIG_DFL);
-    if (info->si_code <= 0) raise(signo);
-  }
+uint64_t fixup_of(uint64_t rip) {
+  for (const Guard& guard : caisson_guard_table)
+    if (rip >= guard.begin && rip < guard.end) return guard.fixup;
+  return 0;
 }
 
 }  // namespace
 
 void install_fault_guards() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    struct sigaction action = {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigemptyset(&action.sa_mask);
-    CHECK(sigaction(SIGSEGV, &action, &g_old_segv) == 0);
-    CHECK(sigaction(SIGBUS, &action, &g_old_bus) == 0);
-  });
+  static const bool installed = (host::install_fault_handler(fixup_of), true);
+  (void)installed;
 }
 
 size_t safe_copy(void* to, const void* from, size_t length) {

@@ -5,8 +5,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <sys/types.h>
+#include <linux/mman.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -14,6 +13,7 @@
 #include <map>
 #include <memory>
 
+#include "host/memory.h"
 #include "mm/memory_file.h"
 #include "platform/platform.h"
 
@@ -190,12 +190,12 @@ class FakePlatform final : public platform::Platform {
 };
 
 inline std::unique_ptr<MemoryFile> make_memory_file(uint64_t size = uint64_t{1} << 40) {
-  return MUST(MemoryFile::create(UniqueFd(::memfd_create("guest-memory", MFD_CLOEXEC)), size));
+  return MemoryFile::create(host::make_memory_fd("guest-memory").value(), size).value();
 }
 
 // A host file with `content`, open for reading and writing.
 inline UniqueFd make_host_file(const std::string& content) {
-  UniqueFd fd(::memfd_create("host-file", MFD_CLOEXEC));
+  UniqueFd fd = host::make_memory_fd("host-file").value();
   size_t done = 0;
   while (done < content.size()) {
     ssize_t n = ::write(fd.get(), content.data() + done, content.size() - done);
