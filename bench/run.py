@@ -95,6 +95,8 @@ class Bench:
             return {"not_available": row.argument}
         if row.kind in ("micro", "micro1", "run"):
             return self.timed(row)
+        if row.kind == "platform":
+            return self.platform(row)
         if not self.has_inside:
             return {"not_available": f"there is no {self.caisson}"}
         hold = self.inside([self.programs["caisson_bench_steady"], "--hold"])
@@ -105,6 +107,23 @@ class Bench:
         if row.kind == "steady":
             return self.steady(row)
         raise ValueError(f"bench/rows.tsv: no kind {row.kind}")
+
+    def platform(self, row):
+        """Guest code and one worker of the platform, without the kernel above it."""
+        program = os.path.join(self.options.build, "platform", "systrap", "systrap_test")
+        if not os.access(program, os.X_OK):
+            return {"not_available": f"there is no {program}"}
+        command = [program, "--gtest_also_run_disabled_tests", "--gtest_filter=*DISABLED_Speed"]
+        figures = []
+        for _ in range(self.options.pairs):
+            outcome = sandbox.run(command, one_cpu=self.options.one_cpu)
+            if isinstance(outcome, str):
+                return {"inside": {"failed": outcome}}
+            match = re.search(rf"^{row.argument}: (\d+) ns$", outcome.stdout, re.M)
+            if not match:
+                return {"inside": {"failed": "printed no figure"}}
+            figures.append(float(match.group(1)) / SCALE[row.unit])
+        return {"inside": summary(figures)}
 
     def steady(self, row):
         program = [self.programs["caisson_bench_steady"], str(self.options.forks or row.argument)]
