@@ -78,7 +78,7 @@ TEST(Races, SignalsDuringPipeTraffic) {
   Pipe pipe = must_pipe();
   std::thread writer([&] {
     for (uint32_t i = 0; i < 20'000; ++i) {
-      ASSERT_EQ(write(pipe.write_end.get(), &i, sizeof(i)), 4);
+      ASSERT_THAT(write(pipe.write_end.get(), &i, sizeof(i)), SucceedsWith(4)) << i;
     }
     pipe.write_end.reset();
   });
@@ -86,7 +86,7 @@ TEST(Races, SignalsDuringPipeTraffic) {
     SignalStorm storm(gettid_now());
     for (uint32_t i = 0; i < 20'000; ++i) {
       uint32_t value = ~0u;
-      ASSERT_EQ(read(pipe.read_end.get(), &value, sizeof(value)), 4);
+      ASSERT_THAT(read(pipe.read_end.get(), &value, sizeof(value)), SucceedsWith(4)) << i;
       ASSERT_EQ(value, i);
     }
   }

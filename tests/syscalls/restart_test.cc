@@ -211,12 +211,12 @@ TEST_P(Transparent, IgnoredSignalsDoNotInterrupt) {
   auto blocking = GetParam().make();
   HandlerGuard ignored(SIGUSR2, SIG_IGN);
   const pid_t tid = gettid_now();
+  Stopwatch watch;
   Later later(10, [&] {
     for (int signal : {SIGUSR2, SIGURG, SIGWINCH, SIGCONT}) tgkill_now(getpid(), tid, signal);
     sleep_ms(10);
     blocking->release();
   });
-  Stopwatch watch;
   EXPECT_THAT(blocking->call(), Succeeds());
   EXPECT_GE(watch.ms(), 19);
 }
