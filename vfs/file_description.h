@@ -80,6 +80,8 @@ class FileDescription : public RefCounted<FileDescription>, public Waitable {
   virtual bool is_open_complete() { return true; }
   // write(2) raises SIGPIPE along with EPIPE.
   virtual bool raises_sigpipe() const { return false; }
+  // A blocking write goes on until all is written (pipes, streams), instead of a short count.
+  virtual bool writes_everything() const { return false; }
   // Counts an open for writing against executions of the file: ETXTBSY. Called once, by open.
   Result<void> count_as_writer();
 

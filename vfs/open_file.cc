@@ -9,7 +9,7 @@
 namespace caisson {
 namespace {
 
-constexpr uint32_t kTmpfile = __O_TMPFILE;  // without O_DIRECTORY
+constexpr uint32_t kTmpfile = 020000000;  // O_TMPFILE without its O_DIRECTORY
 constexpr uint64_t kKnownFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND |
                                  O_NONBLOCK | O_SYNC | O_ASYNC | O_DIRECT | abi::kOLargeFile |
                                  O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH |

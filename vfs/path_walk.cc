@@ -85,7 +85,9 @@ Result<void> PathWalk::go_up() {
 }
 
 Result<Path> PathWalk::lookup_child(const std::string& name) {
-  Path child{current_.mount, TRY(current_.dentry->lookup(name))};
+  // Not in the braces below: leaving from the middle of an initializer drops no finished member.
+  Ref<Dentry> dentry = TRY(current_.dentry->lookup(name));
+  Path child{current_.mount, std::move(dentry)};
   while (child.dentry->mount_count.load(std::memory_order_relaxed) != 0) {
     RefOrNull<Mount> mount = caller_.mounts.mounted_at(*child.mount, *child.dentry);
     if (!mount) break;

@@ -210,6 +210,11 @@ Result<void> TmpfsFile::add_seals(uint32_t seals) {
   return {};
 }
 
+void TmpfsFile::set_mapped_path(std::string path) {
+  MutexLock lock(mu_);
+  if (store_) store_->set_path(std::move(path));
+}
+
 void TmpfsFile::set_seals(uint32_t seals) {
   MutexLock lock(mu_);
   seals_ = seals;

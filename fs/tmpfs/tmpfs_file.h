@@ -28,6 +28,8 @@ class TmpfsFile final : public TmpfsInode {
   Result<void> add_seals(uint32_t seals);
   // memfd_create(2) without MFD_ALLOW_SEALING begins with F_SEAL_SEAL.
   void set_seals(uint32_t seals);
+  // What /proc/PID/maps shows of its mappings.
+  void set_mapped_path(std::string path);
 
  private:
   uint64_t size_locked() const override REQUIRES(mu_) {
