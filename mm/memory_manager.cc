@@ -43,11 +43,15 @@ MemoryManager::Garbage::~Garbage() {
   mm.space_->defer(std::make_unique<ReleaseMemory>(mm.memory_, std::move(ranges)));
 }
 
+void MemoryManager::prepare_process() {
+  install_fault_guards();
+  (void)host_mapping_limit();
+}
+
 Result<Ref<MemoryManager>> MemoryManager::create(platform::Platform& platform, MemoryFile& memory,
                                                  const MemoryLimits& limits, uint64_t trust_domain,
                                                  bool randomize) {
-  install_fault_guards();
-  (void)host_mapping_limit();
+  prepare_process();
   Ref<platform::AddressSpace> space = TRY(platform.new_address_space(trust_domain));
   Ref<MemoryManager> mm =
       adopt_ref(new MemoryManager(platform, memory, std::move(space), trust_domain));

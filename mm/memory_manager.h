@@ -105,6 +105,8 @@ struct ProgramLayout {
 class MemoryManager final : public RefCounted<MemoryManager> {
  public:
   // `trust_domain`: see Platform::new_address_space(); a fork stays in it.
+  // Reads the host's limits and installs the fault guards: once, while /proc can still be read.
+  static void prepare_process();
   static Result<Ref<MemoryManager>> create(platform::Platform& platform, MemoryFile& memory,
                                            const MemoryLimits& limits, uint64_t trust_domain = 0,
                                            bool randomize = true);

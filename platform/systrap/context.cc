@@ -3,7 +3,6 @@
 #include <linux/audit.h>
 #include <linux/futex.h>
 #include <signal.h>
-#include <time.h>
 
 #include <cstring>
 
@@ -262,13 +261,8 @@ void SystrapContext::reset_vector_state() {
 
 uint64_t SystrapContext::cpu_time_ns() const {
   StubThread* thread = thread_.load();
-  if (thread == nullptr || thread->tid == 0) return 0;
-  // Linux: MAKE_PROCESS_CPUCLOCK(tid, CPUCLOCK_SCHED); each stub thread is its own host process.
-  auto clock = static_cast<clockid_t>((~static_cast<unsigned>(thread->tid) << 3) | 2u);
-  timespec used{};
-  if (clock_gettime(clock, &used) < 0) return 0;
-  uint64_t now =
-      static_cast<uint64_t>(used.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(used.tv_nsec);
+  if (thread == nullptr) return 0;
+  uint64_t now = thread->host_cpu_ns();
   return now > thread->cpu_base_ns ? now - thread->cpu_base_ns : 0;
 }
 

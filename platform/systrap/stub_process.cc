@@ -412,6 +412,7 @@ StubThread* StubProcess::take_thread(SystrapContext& context) {
     thread = parked_.back();
     parked_.pop_back();
     thread->context = &context;
+    thread->cpu_base_ns = thread->host_cpu_ns();
   } else {
     want_thread_.push_back(&context);
   }
@@ -589,7 +590,6 @@ void StubProcess::reuse(uint64_t trust_domain) {
     parked_.clear();
     trust_domain_ = trust_domain;
   }
-  for (StubThread* thread : parked_) thread->cpu_base_ns = 0;
 }
 
 }  // namespace caisson::systrap

@@ -62,6 +62,9 @@ class StubThread {
   uint32_t vector_offset = 0;  // of the XSAVE image in the slot
   uint64_t cpu_base_ns = 0;    // CPU time used for earlier guest tasks
 
+  // CPU time of the host thread so far, nanoseconds; 0 if there is none.
+  uint64_t host_cpu_ns() const;
+
  private:
   const uint32_t id_;
   Slot& slot_;

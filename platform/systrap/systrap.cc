@@ -5,6 +5,8 @@
 #include <sys/random.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "platform/systrap/context.h"
 
@@ -90,14 +92,14 @@ Result<Ref<platform::AddressSpace>> Systrap::new_address_space(uint64_t trust_do
   RefOrNull<StubProcess> chosen;
   {
     MutexLock lock(mu_);
-    auto it = pool_.end();
-    for (auto candidate = pool_.begin(); candidate != pool_.end(); ++candidate) {
-      it = candidate;
-      if ((*candidate)->trust_domain() == trust_domain) break;
-    }
-    if (it != pool_.end()) {
+    // The last one given back first: its memory is warm.
+    auto it = std::find_if(pool_.rbegin(), pool_.rend(), [&](const Ref<StubProcess>& candidate) {
+      return candidate->trust_domain() == trust_domain;
+    });
+    if (it == pool_.rend()) it = pool_.rbegin();
+    if (it != pool_.rend()) {
       chosen = it->or_null();
-      pool_.erase(it);
+      pool_.erase(std::next(it).base());
     }
   }
   if (!chosen || chosen->dead()) chosen = TRY(StubProcess::start(*this)).or_null();

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <thread>
 
+#include "platform/systrap/context.h"
+
 namespace caisson::systrap {
 namespace {
 
@@ -65,6 +67,15 @@ class SystrapTest : public testing::Test {
     context->regs().cs = kUserCs;
     context->attach(space.or_null());
     return context;
+  }
+  // Lets acknowledgements be seen while no context has an event.
+  void settle() {
+    NoWork now;
+    now.stop = true;
+    for (int i = 0; i < 100; ++i) {
+      usleep(200);
+      EXPECT_EQ(systrap_->next_event(0, now), nullptr);
+    }
   }
   Context* next() { return systrap_->next_event(0, none_); }
 
@@ -132,6 +143,74 @@ TEST_F(SystrapTest, StubsAreUsedAgain) {
     ASSERT_EQ(next(), context.get());
     ASSERT_EQ(context->event(), EventKind::kSyscall);
     context->attach(nullptr);
+  }
+}
+
+// Guest code, copied from here: position-independent, data at kData.
+__asm__(
+    ".section .rodata\n"
+    "dirty_code:\n"
+    "  movl $0x500000, %eax\n"
+    "  movl $0x9fc0, 0x100(%rax)\n  ldmxcsr 0x100(%rax)\n"
+    "  movw $0x077f, 0x108(%rax)\n  fldcw 0x108(%rax)\n  fld1\n"
+    "  pcmpeqd %xmm0, %xmm0\n  pcmpeqd %xmm15, %xmm15\n"
+    "  wrfsbase %rax\n"
+    "  movl $39, %eax\n  syscall\n"
+    "dirty_code_end:\n"
+    "look_code:\n"
+    "  movl $0x500000, %r8d\n"
+    "  stmxcsr (%r8)\n  fnstcw 8(%r8)\n  fnstsw 16(%r8)\n"
+    "  movups %xmm0, 32(%r8)\n  movups %xmm15, 48(%r8)\n"
+    "  rdfsbase %rax\n  movq %rax, 64(%r8)\n"
+    "  pushfq\n  popq 72(%r8)\n"
+    "  movl $39, %eax\n  syscall\n"
+    "look_code_end:\n"
+    ".text\n");
+extern "C" {
+extern const uint8_t dirty_code[], dirty_code_end[], look_code[], look_code_end[];
+}
+
+struct Looked {
+  uint64_t mxcsr, control_word, status_word, pad;
+  uint64_t xmm0[2], xmm15[2];
+  uint64_t fs_base, flags;
+};
+
+// One thread, two guest processes: the second must find nothing of the first.
+TEST_F(SystrapTest, AReusedThreadStartsFromTheResetState) {
+  Slot* first_slot = nullptr;
+  uint64_t used_before = 0;
+  std::vector<Ref<platform::AddressSpace>> spaces;
+  for (int round = 0; round < 6; ++round) {
+    bool dirty = round % 2 == 0;
+    spaces.push_back(MUST(systrap_->new_address_space(0)));
+    auto code = dirty ? std::span(dirty_code, dirty_code_end) : std::span(look_code, look_code_end);
+    auto context = make(spaces.back(), code);
+    memset(bytes_ + 0x2000, 0xee, 4096);
+    context->resume();
+    ASSERT_EQ(next(), context.get());
+    ASSERT_EQ(context->event(), EventKind::kSyscall) << context->fault().signo;
+    StubThread* thread = static_cast<SystrapContext*>(context.get())->thread();
+    if (first_slot == nullptr) first_slot = &thread->slot();
+    ASSERT_EQ(&thread->slot(), first_slot) << "the thread was not used again";
+    uint64_t used = thread->host_cpu_ns();
+    EXPECT_LE(context->cpu_time_ns(), used - used_before)
+        << "CPU time of an earlier task is counted";
+    used_before = used;
+    if (!dirty) {
+      Looked looked;
+      memcpy(&looked, bytes_ + 0x2000, sizeof looked);
+      EXPECT_EQ(static_cast<uint32_t>(looked.mxcsr), 0x1f80u);
+      EXPECT_EQ(static_cast<uint16_t>(looked.control_word), 0x37fu);
+      EXPECT_EQ(static_cast<uint16_t>(looked.status_word), 0u);
+      EXPECT_EQ(looked.xmm0[0] | looked.xmm0[1] | looked.xmm15[0] | looked.xmm15[1], 0u);
+      EXPECT_EQ(looked.fs_base, 0u);
+      EXPECT_EQ(looked.flags & 0xcd5, 0u);
+    }
+    context->attach(nullptr);
+    context.reset();
+    spaces.pop_back();  // the last reference: recycled
+    settle();
   }
 }
 

@@ -1,0 +1,72 @@
+#include "runtime/root_filesystem.h"
+
+#include <fcntl.h>
+
+#include "fs/dev/devices.h"
+#include "fs/hostfs/host_filesystem.h"
+#include "fs/stdio/host_stdio.h"
+#include "fs/tmpfs/tmpfs.h"
+#include "kernel/auth/credentials.h"
+#include "vfs/caller.h"
+#include "vfs/path_walk.h"
+
+namespace caisson::runtime {
+namespace {
+
+Error at(const char* what, Errno error) { return Error(what, error); }
+
+// Mounts over an existing directory; a root without that directory goes without the mount.
+Result<void, Error> mount_over(MountNamespace& mounts, const char* where, Ref<Mount> mount) {
+  Path root = mounts.root();
+  Ref<Credentials> credentials = Credentials::root();
+  Caller caller{*credentials, mounts, root, root, 022, 1, 1};
+  auto place = resolve_path(caller, root, where);
+  if (!place.ok()) return {};
+  auto attached = mounts.attach(std::move(mount), place.value());
+  if (!attached.ok()) return at(where, attached.error());
+  return {};
+}
+
+}  // namespace
+
+Result<Ref<FdTable>, Error> take_stdio(host::EventLoop& events) {
+  Ref<FdTable> table = FdTable::create();
+  for (int fd = 0; fd < 3; ++fd) {
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0) continue;  // closed outside, so closed inside
+    auto file = HostStdio::create(events, UniqueFd(copy));
+    if (!file.ok()) return at("standard input and output", file.error());
+    if (fd == 0 && file.value()->is_terminal())
+      set_terminal(Ref<FileDescription>(file.value()).or_null());
+    auto installed = table->install_at(fd, file.value(), {});
+    if (!installed.ok()) return at("standard input and output", installed.error());
+  }
+  return table;
+}
+
+Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& platform,
+                                        MemoryFile& memory, const SandboxOptions& options) {
+  register_standard_devices();
+  auto host = HostFilesystem::create(std::move(host_root), &platform);
+  if (!host.ok()) return at("the host's root", host.error());
+  auto lower = host.value()->make_root();
+  if (!lower.ok()) return at("the host's root", lower.error());
+  TmpfsOptions overlay;
+  overlay.name = "overlay";
+  auto mount = Tmpfs::mount(memory, overlay, 0, "caisson", lower.value().or_null());
+  if (!mount.ok()) return at("the layer over the host's root", mount.error());
+  Ref<MountNamespace> mounts = MountNamespace::create(mount.value());
+  auto dev = make_dev_mount(memory);
+  if (!dev.ok()) return at("/dev", dev.error());
+  if (auto done = mount_over(*mounts, "/dev", dev.value()); !done.ok()) return done.error();
+
+  Path root = mounts->root();
+  Path directory = root;
+  Ref<Credentials> credentials = Credentials::root();
+  Caller caller{*credentials, *mounts, root, root, 022, 1, 1};
+  auto place = resolve_path(caller, root, options.directory);
+  if (place.ok()) directory = place.value();
+  return FsContext::create(std::move(mounts), std::move(root), std::move(directory));
+}
+
+}  // namespace caisson::runtime

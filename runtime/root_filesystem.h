@@ -1,0 +1,29 @@
+// What a sandbox's program finds: its mounts, its descriptors, its place.
+#pragma once
+
+#include <memory>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "host/event_loop.h"
+#include "mm/memory_file.h"
+#include "platform/platform.h"
+#include "runtime/sandbox_options.h"
+#include "vfs/fd_table.h"
+#include "vfs/fs_context.h"
+
+namespace caisson::runtime {
+
+struct GuestFiles {
+  Ref<FdTable> descriptors;
+  Ref<FsContext> fs;
+};
+
+// Descriptors 0 to 2 as the guest gets them. Needs /proc, so before the empty root is entered.
+Result<Ref<FdTable>, Error> take_stdio(host::EventLoop& events);
+
+// The host's root, read-only, under a layer in memory; /dev and /proc of our own.
+Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& platform,
+                                        MemoryFile& memory, const SandboxOptions& options);
+
+}  // namespace caisson::runtime
