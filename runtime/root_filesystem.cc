@@ -59,6 +59,14 @@ Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& 
   auto dev = make_dev_mount(memory);
   if (!dev.ok()) return at("/dev", dev.error());
   if (auto done = mount_over(*mounts, "/dev", dev.value()); !done.ok()) return done.error();
+  // The host's own are about the host: never seen inside.
+  for (const char* where : {"/proc", "/sys"}) {
+    TmpfsOptions empty;
+    empty.root_mode = 0555;
+    auto cover = Tmpfs::mount(memory, empty, 0, "none");
+    if (!cover.ok()) return at(where, cover.error());
+    if (auto done = mount_over(*mounts, where, cover.value()); !done.ok()) return done.error();
+  }
 
   Path root = mounts->root();
   Path directory = root;

@@ -1,5 +1,6 @@
 #include "runtime/sandbox.h"
 
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -165,6 +166,8 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
     std::move(step_result).release_value();                                   \
   })
 
+  // One arena: shrinking another one asks /proc, which is out of reach (and the filter ends us).
+  mallopt(M_ARENA_MAX, 1);
   Ref<Credentials> credentials = guest_credentials();
   MemoryManager::prepare_process();
   STEP(limit_cpus(options.cpus));
