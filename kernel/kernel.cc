@@ -91,7 +91,10 @@ Result<void> Kernel::start_program(ProgramSpec spec) {
   Result<ExecImage, LoadError> image =
       load_image(*this, caller, place, std::move(request), spec.limits, false, 0);
   if (!image.ok()) return image.error().error;
+  return start_image(std::move(image).value(), std::move(spec));
+}
 
+Result<void> Kernel::start_image(ExecImage image, ProgramSpec spec) {
   auto group = make_ref<ThreadGroup>(*this, make_ref<SignalHandlers>(), SIGCHLD);
   group->is_program = true;
   group->limits.set_all(spec.limits);
@@ -105,7 +108,7 @@ Result<void> Kernel::start_program(ProgramSpec spec) {
     MutexLock lock(task->mu);
     task->affinity = allowed_cpus_;
   }
-  install_image(*task, std::move(image).value());
+  install_image(*task, std::move(image));
   {
     MutexLock tree(task_tree_mu);
     group->assert_tree_locked();

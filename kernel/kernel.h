@@ -26,6 +26,7 @@
 
 namespace caisson {
 
+struct ExecImage;
 class FdTable;
 class FsContext;
 class MemoryFile;
@@ -64,6 +65,8 @@ class Kernel {
 
   // Loads the program as pid 2, ready to run. Errors are execve(2)'s.
   Result<void> start_program(ProgramSpec spec);
+  // The second half: an image that is loaded already.
+  Result<void> start_image(ExecImage image, ProgramSpec spec);
   void start_workers();
   // Waits for the end of the program; its wait status.
   int wait_finished();

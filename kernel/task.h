@@ -229,6 +229,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   Registers entry_regs_{};                // of the system call under way
   const SyscallEntry* entry_ = nullptr;   // of that call
   bool is_reentry_ = false;               // the call has been shown to the observer already
+  platform::Fault last_fault_;            // of the last fault that became a signal, in every frame
   std::optional<Errno> restart_;          // the call ended with this restart code
   std::optional<QueuedSignal> dequeued_;  // waits for the vector state
 };

@@ -246,6 +246,8 @@ void Task::take_fault(CurrentTask& current) {
         break;
     }
   }
+  last_fault_ = fault;
+  if (fault.trapno != kPageFault) last_fault_.addr = 0;  // cr2 belongs to page faults
   force_signal(current, info);
   set_state(RunGuest{});
 }

@@ -151,17 +151,15 @@ Task::Delivery Task::handle(CurrentTask& current, QueuedSignal signal, const Sig
   }
   std::vector<std::byte> vector_state(kernel.platform().vector_state_size());
   context->read_vector_state(vector_state);
-  bool is_fault = context->event() == platform::EventKind::kFault && signal.info.code > 0 &&
-                  kSynchronousSignals.has(signo);
   SignalFrameRequest request{
       .info = signal.info,
       .action = action,
       .mask = saved_mask.value_or(before),
       .stack = signal_stack,
       .vector_state = vector_state,
-      .trapno = is_fault ? context->fault().trapno : 0,
-      .error_code = is_fault ? context->fault().error_code : 0,
-      .fault_addr = is_fault ? context->fault().addr : 0,
+      .trapno = last_fault_.trapno,
+      .error_code = last_fault_.error_code,
+      .fault_addr = last_fault_.addr,
       .max_address = kernel.platform().max_user_address(),
   };
   Result<void> built = build_signal_frame(current.mm(), regs, request);

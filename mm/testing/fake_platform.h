@@ -157,7 +157,7 @@ class FakeAddressSpace final : public platform::AddressSpace {
   std::deque<std::unique_ptr<platform::Deferred>> deferred_;
 };
 
-class FakePlatform final : public platform::Platform {
+class FakePlatform : public platform::Platform {
  public:
   static constexpr GuestAddr kMin = 0x10000;
   static constexpr GuestAddr kMax = 0x7fff'0000'0000;

@@ -22,7 +22,7 @@ class Poison:
     def applies(self, path):
         if self.rooms is not None and not is_in(path, self.rooms):
             return False
-        if path.endswith("_test.cc") and not self.unit_tests:
+        if (path.endswith("_test.cc") or "/testing/" in path) and not self.unit_tests:
             return False
         return not is_in(path, self.exempt)
 
