@@ -1,0 +1,114 @@
+// The memory that the caller of a broadcast and the signal handlers of all other threads share.
+//
+// One per process: BroadcastState, a page that the kernel zeroes in a forked child
+// (MADV_WIPEONFORK), so a child never sees a lock or a call of a thread that it does not have.
+// Records live in chunks that are mapped when needed and never unmapped: a handler that comes late
+// may look at one at any time. Everything here is an atomic, because a handler may interrupt
+// anything.
+//
+// The life of a record within one broadcast (its epoch is part of the word, so a signal of an
+// earlier broadcast can never claim it):
+//
+//   idle -> pending -> running -> done              same result as the caller
+//              |          |   `-> writing -> differs
+//              |          `-> abandoned (deadline)
+//              `-> gone (exited), dead (zombie), abandoned (deadline)
+//
+// pending->running and running->... belong to the thread, the moves to gone, dead and abandoned to
+// the caller; each is a compare-and-swap, so exactly one side wins.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "host/raw_syscall.h"
+
+namespace caisson::psx::internal {
+
+enum class Answer : uint8_t {
+  kIdle,
+  kCaller,
+  kPending,
+  kRunning,
+  kWriting,
+  kDone,
+  kDiffers,
+  kGone,
+  kDead,
+  kAbandoned,
+};
+
+constexpr uint64_t record_word(uint32_t epoch, Answer answer) {
+  return static_cast<uint64_t>(epoch) << 8 | static_cast<uint64_t>(answer);
+}
+
+struct alignas(64) Record {
+  std::atomic<uint64_t> word;   // epoch and Answer
+  std::atomic<int32_t> tid;     // written by the caller of a broadcast
+  std::atomic<int64_t> result;  // valid in kDiffers
+
+  // Always inlined: in the handler they must not be a sanitizer's copies.
+  __attribute__((always_inline)) Answer answer() const {
+    return static_cast<Answer>(word.load(std::memory_order_acquire) & 0xff);
+  }
+  __attribute__((always_inline)) bool move(uint32_t epoch, Answer from, Answer to) {
+    uint64_t expected = record_word(epoch, from);
+    return word.compare_exchange_strong(expected, record_word(epoch, to),
+                                        std::memory_order_acq_rel);
+  }
+};
+
+inline constexpr uint32_t kRecordsPerChunk = 1024;
+inline constexpr uint32_t kChunks = 4096;  // 4 Mi records: Linux's PID_MAX_LIMIT
+extern std::atomic<Record*> chunks[kChunks];
+
+__attribute__((always_inline)) inline Record* record_at(uint32_t slot) {
+  if (slot >= kRecordsPerChunk * kChunks) return nullptr;
+  Record* chunk = chunks[slot / kRecordsPerChunk].load(std::memory_order_acquire);
+  return chunk == nullptr ? nullptr : chunk + slot % kRecordsPerChunk;
+}
+
+struct BroadcastState {
+  std::atomic<int32_t> pid;        // whose state this is; 0: fresh, or wiped by fork
+  std::atomic<uint32_t> lock;      // QueueLock's word
+  std::atomic<uint32_t> epoch;     // number of the broadcast, never 0 while one runs
+  std::atomic<uint32_t> released;  // the last epoch whose threads may leave the handler; futex
+  std::atomic<uint32_t> pending;   // records in kPending or kRunning, and kCallerSleeps; futex
+  std::atomic<uint32_t> sleepers;  // threads that wait for `released` in the kernel
+  std::atomic<int64_t> first_result;
+  std::atomic<int64_t> nr;
+  std::atomic<int64_t> args[6];
+};
+inline constexpr uint32_t kCallerSleeps = 1U << 31;
+
+// How often to let others run by sched_yield(2) before sleeping, both for the caller and for a held
+// thread. What is waited for is usually just that the others get the processor, and a sleep with
+// its wake-up costs more than a few yields (a quarter of a broadcast to 64 threads).
+inline constexpr int kYields = 16;
+
+extern std::atomic<BroadcastState*> state;
+
+// The signal. 33 is the one that glibc keeps for its own setxid broadcast (SIGSETXID): libc never
+// lets a program block it, not even in an exiting thread, and Go neither blocks it nor handles it
+// but gives its handler the alternate stack. 32 (SIGCANCEL) is blocked in exiting threads. It is a
+// real-time signal: it queues, so ours and glibc's to one thread are both delivered.
+inline constexpr int kSignal = 33;
+// Ours are told from glibc's (SI_TKILL) by si_code, and from those of another copy of this library
+// by si_uid, which carries part of the state's address. That part is random (ASLR), so another
+// process of our user, which may send any siginfo, would have to know our memory to forge one.
+inline constexpr int kSignalCode = -80;
+__attribute__((always_inline)) inline uint32_t signal_magic() {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(state.load()) >> 12);
+}
+constexpr uint64_t signal_cookie(uint32_t epoch, uint32_t slot) {
+  return static_cast<uint64_t>(epoch) << 32 | slot;
+}
+
+// Makes sure that our handler is the one for kSignal; remembers the one before. 0 or errno.
+int install_handler();
+
+host::RawResult futex_wait(std::atomic<uint32_t>& word, uint32_t value, const void* timeout);
+void futex_wake(std::atomic<uint32_t>& word, int count);
+
+}  // namespace caisson::psx::internal

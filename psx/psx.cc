@@ -1,0 +1,187 @@
+#include "psx/psx.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "psx/broadcast.h"
+#include "psx/guard.h"
+#include "psx/message.h"
+#include "psx/refused.h"
+
+// glibc: true while it has made no thread. Missing elsewhere.
+extern "C" __attribute__((weak)) char __libc_single_threaded;
+
+namespace caisson::psx {
+
+namespace internal {
+
+using host::raw_arg;
+using host::raw_syscall;
+
+namespace {
+
+constinit Directory directory;  // guarded by BroadcastState::lock
+constinit Settings settings;
+constinit std::atomic<bool> saw_threads{false};  // the last broadcast had somebody to tell
+
+// The shared state, made at the first use. nullptr: no memory.
+BroadcastState* shared_state() {
+  BroadcastState* shared = state.load(std::memory_order_acquire);
+  if (shared != nullptr) return shared;
+  constexpr long kPage = 4096;
+  static_assert(sizeof(BroadcastState) <= kPage);
+  auto mapped =
+      raw_syscall(SYS_mmap, 0, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (!mapped.ok()) return nullptr;
+  auto* made = reinterpret_cast<BroadcastState*>(mapped.value());
+  if (guarded(Guard::kWipe) &&
+      !raw_syscall(SYS_madvise, raw_arg(made), kPage, MADV_WIPEONFORK).ok()) {
+    raw_syscall(SYS_munmap, raw_arg(made), kPage).ignore();
+    return nullptr;
+  }
+  if (state.compare_exchange_strong(shared, made, std::memory_order_acq_rel)) return made;
+  raw_syscall(SYS_munmap, raw_arg(made), kPage).ignore();
+  return shared;
+}
+
+// One broadcast at a time. It is not a Mutex: the word is wiped in a forked child, and it may be
+// waited for in a signal handler. 0 free, 1 taken, 2 taken and waited for.
+class QueueLock {
+ public:
+  explicit QueueLock(std::atomic<uint32_t>& word) : word_(word) {
+    if (!guarded(Guard::kQueue)) return;
+    uint32_t seen = 0;
+    if (word_.compare_exchange_strong(seen, 1, std::memory_order_acquire)) return;
+    while (word_.exchange(2, std::memory_order_acquire) != 0) {
+      futex_wait(word_, 2, nullptr).ignore();
+    }
+  }
+  ~QueueLock() {
+    if (!guarded(Guard::kQueue)) return;
+    if (word_.exchange(0, std::memory_order_release) == 2) futex_wake(word_, 1);
+  }
+  QueueLock(const QueueLock&) = delete;
+  QueueLock& operator=(const QueueLock&) = delete;
+
+ private:
+  std::atomic<uint32_t>& word_;
+};
+
+// No handler runs on the caller meanwhile: it could ask for a broadcast itself and wait for its own
+// thread. kSignal stays open, because another caller's broadcast may come first, and glibc's.
+class MaskedSignals {
+ public:
+  MaskedSignals() {
+    if (!guarded(Guard::kMask)) return;
+    const uint64_t all_but_ours = ~(uint64_t{1} << (kSignal - 1));
+    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&all_but_ours), raw_arg(&before_), 8)
+        .ignore();
+  }
+  ~MaskedSignals() {
+    if (!guarded(Guard::kMask)) return;
+    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&before_), 0, 8).ignore();
+  }
+  MaskedSignals(const MaskedSignals&) = delete;
+  MaskedSignals& operator=(const MaskedSignals&) = delete;
+
+ private:
+  uint64_t before_ = 0;
+};
+
+Outcome failed(int error) { return {UINTPTR_MAX, UINTPTR_MAX, error}; }
+
+Outcome outcome_of(host::RawResult result) {
+  if (!result.ok()) return failed(result.error().value());
+  const auto value = static_cast<uintptr_t>(result.value());
+  return {value, value, 0};
+}
+
+// Whether this is the only thread, asked of the kernel: there may be threads that libc does not
+// know. unshare(2) has nothing to undo for a lone thread and refuses (EINVAL) for others.
+bool is_alone() { return raw_syscall(SYS_unshare, CLONE_SIGHAND).ok(); }
+
+bool is_still_alone() {
+  return (&__libc_single_threaded != nullptr && __libc_single_threaded != 0) || is_alone();
+}
+
+// The state is this process's own from here on, whatever it was before a fork.
+void adopt_state(BroadcastState& shared, int32_t pid) {
+  if (shared.pid.load(std::memory_order_relaxed) == pid) return;
+  directory.roster.clear();
+  directory.leader_is_dead = false;
+  shared.pid.store(pid, std::memory_order_relaxed);
+}
+
+// `first`: the caller's result if it has made the call already.
+Outcome broadcast(const Call& call, const host::RawResult* first) {
+  MaskedSignals masked;
+  BroadcastState* shared = shared_state();
+  if (shared == nullptr) return failed(ENOMEM);
+  QueueLock lock(shared->lock);
+  const auto pid = static_cast<int32_t>(raw_syscall(SYS_getpid).value());
+  const auto tid = static_cast<int32_t>(raw_syscall(SYS_gettid).value());
+  adopt_state(*shared, pid);
+  // All that can fail comes before the call.
+  int error = directory.source.open(pid);
+  if (error == 0) error = install_handler();
+  if (error != 0 && is_alone()) return outcome_of(first != nullptr ? *first : call.make());
+  if (error != 0) {
+    Message().call(call.nr).text(": cannot reach the other threads: ").result(-error).print();
+    return failed(error);
+  }
+  const host::RawResult result = first != nullptr ? *first : call.make();
+  if (!result.ok()) return outcome_of(result);
+  Broadcast all(*shared, directory, settings, call, pid, tid);
+  all.begin(result.value());
+  all.cover();
+  error = all.finish();
+  saw_threads.store(all.held() > 1, std::memory_order_relaxed);
+  return error != 0 ? failed(error) : outcome_of(result);
+}
+
+Outcome run(const Call& call) {
+  if (const char* why = why_refused(call.nr, call.args[0], call.args[1]); why != nullptr) {
+    Message().call(call.nr).text(" is refused: ").text(why).print();
+    return failed(EINVAL);
+  }
+  if (saw_threads.load(std::memory_order_relaxed) || !is_alone()) return broadcast(call, nullptr);
+  const host::RawResult result = call.make();
+  // A signal handler may have made a thread just before the call.
+  if (!result.ok() || is_still_alone()) return outcome_of(result);
+  return broadcast(call, &result);
+}
+
+}  // namespace
+
+}  // namespace internal
+
+Outcome syscall3(long nr, uintptr_t a1, uintptr_t a2, uintptr_t a3) {
+  return syscall6(nr, a1, a2, a3, 0, 0, 0);
+}
+
+Outcome syscall6(long nr, uintptr_t a1, uintptr_t a2, uintptr_t a3, uintptr_t a4, uintptr_t a5,
+                 uintptr_t a6) {
+  auto number = [](uintptr_t argument) { return static_cast<int64_t>(argument); };
+  return internal::run(
+      {nr, {number(a1), number(a2), number(a3), number(a4), number(a5), number(a6)}});
+}
+
+void set_mismatch(Mismatch what) { internal::settings.mismatch.store(what); }
+
+void set_deadline_ms(uint32_t deadline_ms) { internal::settings.deadline_ms.store(deadline_ms); }
+
+int prepare() {
+  internal::MaskedSignals masked;
+  internal::BroadcastState* shared = internal::shared_state();
+  if (shared == nullptr) return ENOMEM;
+  internal::QueueLock lock(shared->lock);
+  const auto pid = static_cast<int32_t>(host::raw_syscall(SYS_getpid).value());
+  internal::adopt_state(*shared, pid);
+  return internal::directory.source.open(pid);
+}
+
+}  // namespace caisson::psx

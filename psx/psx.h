@@ -1,0 +1,53 @@
+// caisson::psx: one system call on every thread of this process.
+//
+// Linux keeps credentials, capabilities, no_new_privs, seccomp filters and the like per thread.
+// These functions give a process what POSIX promises: the calling thread makes the call; if it
+// fails nobody else makes it and its error is returned; if it succeeds every other thread makes the
+// same call, held until the last one is done, and the caller's result is returned. Threads are
+// found in /proc/self/task, so it does not matter who made them (libc, Go, raw clone).
+//
+// There is one broadcast at a time in a process; callers queue on a lock inside. The functions may
+// be called from any thread, also in a signal handler and in a child after fork. This header needs
+// nothing else of Caisson; the C interface with libcap's names is sys/psx_syscall.h. psx/README.md
+// lists the system calls made, what threads notice (EINTR), and the limits.
+#pragma once
+
+#include <cstdint>
+
+#pragma GCC visibility push(default)
+namespace caisson::psx {
+
+// The caller's result. On success r1 and r2 both hold it and error is 0; on failure both are
+// UINTPTR_MAX and error is an errno(3) value. Beside the call's own errors: EINVAL (a call that
+// makes no sense on all threads, see refused.h), ETIMEDOUT (a thread did not answer before the
+// deadline; a line on standard error names it), ENOENT or the like (no usable /proc), ENOMEM,
+// EAGAIN (RLIMIT_SIGPENDING leaves no room for a signal). After ETIMEDOUT, ENOMEM and EAGAIN some
+// threads have made the call and some have not: a program that drops privileges must not go on.
+struct Outcome {
+  uintptr_t r1;
+  uintptr_t r2;
+  int error;
+  bool ok() const { return error == 0; }
+};
+
+Outcome syscall3(long nr, uintptr_t a1, uintptr_t a2, uintptr_t a3);
+Outcome syscall6(long nr, uintptr_t a1, uintptr_t a2, uintptr_t a3, uintptr_t a4, uintptr_t a5,
+                 uintptr_t a6);
+
+// What happens when a thread's result differs from the caller's. kWarn and kEndProcess print the
+// call, both results and the thread to standard error; kEndProcess, the default, then ends the
+// process with SIGSYS while all threads are still held, so that none runs on with other rights.
+enum class Mismatch { kIgnore = 0, kWarn = 1, kEndProcess = 2 };
+void set_mismatch(Mismatch what);
+
+// How long to wait for a thread that does not answer (signal blocked by hand, stopped by a tracer,
+// in vfork's wait). Default 10 s.
+void set_deadline_ms(uint32_t deadline_ms);
+
+// Opens /proc/self/task now and keeps it, so that later calls work after /proc is gone (unmounted,
+// pivot_root, Landlock). Otherwise the first call with more than one thread does it. 0 or an errno
+// value.
+int prepare();
+
+}  // namespace caisson::psx
+#pragma GCC visibility pop

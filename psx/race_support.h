@@ -1,0 +1,213 @@
+// What the tests of psx share: running a scenario in a process of its own with a watchdog, and
+// threads that can be asked for their personality(2).
+//
+// personality(2) is the probe of most scenarios: it is per thread, inherited by clone, needs no
+// privilege, and returns the value before. So a broadcast of it gives a different result on a
+// thread that missed the last one, and on a thread that makes the call twice.
+#pragma once
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "psx/guard.h"
+#include "psx/psx.h"
+
+namespace caisson::psx::testing {
+
+enum class Ending { kPass, kFail, kSkip, kKilled, kHang };
+
+struct Report {
+  Ending ending;
+  std::string errors;  // standard error of the scenario
+  int signal = 0;
+};
+
+inline double now_s() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
+}
+
+// In a scenario: says why and ends it.
+#define REQUIRE(condition)                                                         \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
+      dprintf(2, "%s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
+      _exit(1);                                                                    \
+    }                                                                              \
+  } while (false)
+
+[[noreturn]] inline void skip(const char* why) {
+  dprintf(2, "%s\n", why);
+  _exit(77);
+}
+
+// Runs `scenario` in a forked child, which is killed after `seconds`. `without`: guards taken out.
+template <typename Scenario>
+Report run(Scenario scenario, double seconds, std::initializer_list<internal::Guard> without = {}) {
+  int errors[2];
+  if (pipe2(errors, O_CLOEXEC) != 0) abort();
+  fflush(nullptr);
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(errors[1], 2);
+    for (const internal::Guard guard : without) {
+      internal::removed_guards |= 1U << static_cast<uint32_t>(guard);
+    }
+    scenario();
+    _exit(0);
+  }
+  close(errors[1]);
+  Report report{Ending::kHang, "", 0};
+  const double end = now_s() + seconds;
+  int status = 0;
+  for (bool killed = false;;) {
+    pollfd ready = {errors[0], POLLIN, 0};
+    if (poll(&ready, 1, 20) == 1) {
+      char buffer[4096];
+      const ssize_t got = read(errors[0], buffer, sizeof(buffer));
+      if (got > 0) report.errors.append(buffer, static_cast<size_t>(got));
+      if (got == 0) usleep(2000);
+    }
+    if (waitpid(child, &status, WNOHANG) == child) {
+      if (killed) break;
+      if (WIFSIGNALED(status)) {
+        report.ending = Ending::kKilled;
+        report.signal = WTERMSIG(status);
+      } else {
+        const int code = WEXITSTATUS(status);
+        report.ending = code == 0 ? Ending::kPass : code == 77 ? Ending::kSkip : Ending::kFail;
+      }
+      break;
+    }
+    if (!killed && now_s() > end) {
+      kill(child, SIGKILL);
+      killed = true;
+    }
+  }
+  fcntl(errors[0], F_SETFL, O_NONBLOCK);
+  char buffer[4096];
+  for (ssize_t got; (got = read(errors[0], buffer, sizeof(buffer))) > 0;) {
+    report.errors.append(buffer, static_cast<size_t>(got));
+  }
+  close(errors[0]);
+  return report;
+}
+
+#define EXPECT_PASSES(report_expression)                              \
+  do {                                                                \
+    const auto report_ = (report_expression);                         \
+    if (report_.ending == ::caisson::psx::testing::Ending::kSkip) {   \
+      GTEST_SKIP() << report_.errors;                                 \
+    }                                                                 \
+    EXPECT_EQ(report_.ending, ::caisson::psx::testing::Ending::kPass) \
+        << "signal " << report_.signal << "\n"                        \
+        << report_.errors;                                            \
+  } while (false)
+
+// A personality for the n-th broadcast: bits that change nothing for a 64-bit program.
+inline unsigned long mark(unsigned n) {
+  return (n & 1 ? SHORT_INODE : 0) | (n & 2 ? WHOLE_SECONDS : 0) | (n & 4 ? STICKY_TIMEOUTS : 0);
+}
+inline unsigned long own_mark() {
+  return static_cast<unsigned long>(syscall(SYS_personality, 0xffffffffUL));
+}
+inline Outcome broadcast_mark(unsigned n) { return syscall3(SYS_personality, mark(n), 0, 0); }
+
+// Threads that wait until they are asked, and then say what their personality is.
+class Crew {
+ public:
+  enum class Kind { kIdle, kBusy };
+
+  explicit Crew(int count, Kind kind = Kind::kIdle) : kind_(kind), threads_(count) {
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 128 * 1024);
+    for (auto& thread : threads_) {
+      REQUIRE(pthread_create(&thread, &small, &Crew::body, this) == 0);
+    }
+    while (started_ != count) usleep(100);
+  }
+  ~Crew() {
+    stop_ = true;
+    ask();
+    for (auto& thread : threads_) pthread_join(thread, nullptr);
+  }
+  // How many threads have another personality than this one.
+  int count_unlike(unsigned long expected) {
+    expected_ = expected;
+    unlike_ = 0;
+    answered_ = 0;
+    ask();
+    while (answered_ != static_cast<int>(threads_.size())) usleep(50);
+    return unlike_;
+  }
+
+ private:
+  static void* body(void* crew) {
+    static_cast<Crew*>(crew)->work();
+    return nullptr;
+  }
+  void ask() {
+    asked_++;
+    syscall(SYS_futex, &asked_, FUTEX_WAKE_PRIVATE, 1 << 30);
+  }
+  void work() {
+    int seen = asked_;
+    started_++;
+    while (!stop_) {
+      if (seen == asked_) {
+        if (kind_ == Kind::kIdle) {
+          syscall(SYS_futex, &asked_, FUTEX_WAIT_PRIVATE, seen, nullptr);
+        }
+        continue;
+      }
+      seen = asked_;
+      if (own_mark() != expected_) unlike_++;
+      answered_++;
+    }
+  }
+
+  const Kind kind_;
+  std::vector<pthread_t> threads_;
+  std::atomic<bool> stop_{false};
+  std::atomic<int> started_{0}, asked_{0}, answered_{0}, unlike_{0};
+  std::atomic<unsigned long> expected_{0};
+};
+
+inline pthread_t start(void* (*body)(void*), void* argument = nullptr) {
+  pthread_t thread;
+  REQUIRE(pthread_create(&thread, nullptr, body, argument) == 0);
+  return thread;
+}
+
+// A field of /proc/self/task/<tid>/status.
+inline std::string status_field(const std::string& tid, const std::string& field) {
+  std::ifstream file("/proc/self/task/" + tid + "/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind(field + ":", 0) == 0) {
+      const size_t at = line.find_first_not_of(" \t", field.size() + 1);
+      return at == std::string::npos ? "" : line.substr(at);
+    }
+  }
+  return "?";
+}
+
+}  // namespace caisson::psx::testing

@@ -1,0 +1,63 @@
+#include "psx/refused.h"
+
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <cstdint>
+
+namespace caisson::psx::internal {
+
+namespace {
+
+constexpr char kEnds[] = "it ends the thread or the process";
+constexpr char kReplaces[] = "it replaces the program";
+constexpr char kCopies[] = "every thread would make a process or thread";
+constexpr char kFrame[] = "it would tear down the signal frame";
+constexpr char kUndone[] = "the return from the signal handler undoes it";
+constexpr char kOwn[] = "each thread has its own address for it";
+constexpr char kX32[] = "x32 calls of this number take other structures";
+constexpr char kStrict[] = "strict mode allows no further call, so no other thread could be told";
+
+struct Refusal {
+  long nr;
+  const char* why;
+};
+
+constexpr Refusal kRefusals[] = {
+    {SYS_exit, kEnds},
+    {SYS_exit_group, kEnds},
+    {SYS_execve, kReplaces},
+    {SYS_execveat, kReplaces},
+    {SYS_fork, kCopies},
+    {SYS_vfork, kCopies},
+    {SYS_clone, kCopies},
+    {SYS_clone3, kCopies},
+    {SYS_rt_sigreturn, kFrame},
+    {SYS_restart_syscall, kFrame},
+    {SYS_rt_sigprocmask, kUndone},
+    {SYS_sigaltstack, kUndone},
+    {SYS_set_tid_address, kOwn},
+    {SYS_set_robust_list, kOwn},
+    {SYS_rseq, kOwn},
+};
+
+}  // namespace
+
+const char* why_refused(long nr, long a1, long a2) {
+  // The kernel looks at the low 32 bits only, and bit 30 selects the x32 names of the same calls.
+  constexpr uint32_t kX32Bit = 0x40000000;
+  const uint32_t number = static_cast<uint32_t>(nr) & ~kX32Bit;
+  for (const Refusal& refusal : kRefusals) {
+    if (number == static_cast<uint32_t>(refusal.nr)) return refusal.why;
+  }
+  // x32 has numbers of its own from 512 on, execve and rt_sigreturn among them.
+  if ((static_cast<uint32_t>(nr) & kX32Bit) != 0 && number >= 512) return kX32;
+  const bool strict_prctl =
+      number == SYS_prctl && static_cast<int>(a1) == PR_SET_SECCOMP && a2 == SECCOMP_MODE_STRICT;
+  const bool strict_seccomp =
+      number == SYS_seccomp && static_cast<uint32_t>(a1) == SECCOMP_SET_MODE_STRICT;
+  return strict_prctl || strict_seccomp ? kStrict : nullptr;
+}
+
+}  // namespace caisson::psx::internal

@@ -1,0 +1,10 @@
+// The calls that make no sense on all threads: they end, replace or copy what makes the call, or
+// their effect ends when the signal handler returns.
+#pragma once
+
+namespace caisson::psx::internal {
+
+// Why this call is refused with EINVAL, or nullptr if it is not.
+const char* why_refused(long nr, long a1, long a2);
+
+}  // namespace caisson::psx::internal
