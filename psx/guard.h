@@ -21,8 +21,8 @@ enum class Guard : uint32_t {
   kChain,     // signals that are not ours go to the handler that was there before
 };
 
+extern uint32_t removed_guards;  // test build only: bit per Guard, set once before start
 #ifdef CAISSON_PSX_GUARD_TESTS
-extern uint32_t removed_guards;  // bit per Guard, set once before start
 inline bool guarded(Guard guard) {
   return (removed_guards >> static_cast<uint32_t>(guard) & 1) == 0;
 }

@@ -6,16 +6,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CHECK(condition)                                    \
-  do {                                                      \
-    if (!(condition)) {                                     \
-      fprintf(stderr, "%d: %s\n", __LINE__, #condition);    \
-      return 1;                                             \
-    }                                                       \
+#define CHECK(condition)                                 \
+  do {                                                   \
+    if (!(condition)) {                                  \
+      fprintf(stderr, "%d: %s\n", __LINE__, #condition); \
+      return 1;                                          \
+    }                                                    \
   } while (0)
 
-static void *other(void *stop) {
-  while (!__atomic_load_n((int *)stop, __ATOMIC_ACQUIRE)) usleep(100);
+static void* other(void* stop) {
+  while (!__atomic_load_n((int*)stop, __ATOMIC_ACQUIRE)) usleep(100);
   return NULL;
 }
 

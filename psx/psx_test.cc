@@ -239,7 +239,7 @@ TEST(Psx, UnhandledSignalStillEndsTheProcess) {
 std::atomic<bool> watch{true};
 
 void* watches_errno(void*) {
-  for (long n = 0; watch; n++) {
+  while (watch) {
     errno = 4711;
     for (int i = 0; i < 1000; i++) REQUIRE(errno == 4711);
   }

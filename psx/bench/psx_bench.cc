@@ -72,7 +72,6 @@ void libcap() {
 #endif
 }
 
-// The physical limit: send one signal to a thread and see it answered, without any protocol.
 double median(std::vector<double>& samples) {
   if (samples.empty()) return 0;
   std::sort(samples.begin(), samples.end());
@@ -94,7 +93,7 @@ void row(int threads, Kind kind, double seconds) {
   void (*const ways[])() = {ours, libcap, glibc};
   std::vector<double> samples[3];
   const double end = now_us() + seconds * 1e6;
-  for (int round = 0; now_us() < end || round < 5; round++) {
+  for (int round = 0; now_us() < end || round < 3; round++) {
     const int batch = threads == 1 ? 100 : 1;
     for (int way = 0; way < 3; way++) {
       const double start = now_us();

@@ -15,6 +15,8 @@
  * gives -1 and ETIMEDOUT instead of a hang; calls that make no sense on all threads (fork, execve,
  * exit, ...) give -1 and EINVAL.
  */
+#pragma once
+
 #ifndef _SYS_PSX_SYSCALL_H
 #define _SYS_PSX_SYSCALL_H
 
@@ -39,23 +41,21 @@ long int psx_syscall6(long int syscall_nr, long int arg1, long int arg2, long in
  * macro's calling convention: the arguments, then 6, 5, 4, 3, 2, 1, 0).
  */
 long int __psx_syscall(long int syscall_nr, ...);
-#define psx_syscall(...)                                                                  \
+#define psx_syscall(...)                                                                    \
   __PSX_PICK(__VA_ARGS__, __PSX_6, __PSX_5, __PSX_4, __PSX_3, __PSX_2, __PSX_1, __PSX_0, 0) \
   (__VA_ARGS__)
 #define __PSX_PICK(n, a, b, c, d, e, f, name, ...) name
 #define __PSX_L(x) ((long int)(x))
 #define __PSX_0(n) __psx_syscall(__PSX_L(n), 0L, 0L, 0L, 0L, 0L, 0L, 0L)
 #define __PSX_1(n, a) __psx_syscall(__PSX_L(n), __PSX_L(a), 0L, 0L, 0L, 0L, 0L, 1L)
-#define __PSX_2(n, a, b) \
-  __psx_syscall(__PSX_L(n), __PSX_L(a), __PSX_L(b), 0L, 0L, 0L, 0L, 2L)
+#define __PSX_2(n, a, b) __psx_syscall(__PSX_L(n), __PSX_L(a), __PSX_L(b), 0L, 0L, 0L, 0L, 2L)
 #define __PSX_3(n, a, b, c) \
   __psx_syscall(__PSX_L(n), __PSX_L(a), __PSX_L(b), __PSX_L(c), 0L, 0L, 0L, 3L)
 #define __PSX_4(n, a, b, c, d) \
   __psx_syscall(__PSX_L(n), __PSX_L(a), __PSX_L(b), __PSX_L(c), __PSX_L(d), 0L, 0L, 4L)
-#define __PSX_5(n, a, b, c, d, e)                                                      \
-  __psx_syscall(__PSX_L(n), __PSX_L(a), __PSX_L(b), __PSX_L(c), __PSX_L(d), __PSX_L(e), \
-                0L, 5L)
-#define __PSX_6(n, a, b, c, d, e, f)                                                   \
+#define __PSX_5(n, a, b, c, d, e) \
+  __psx_syscall(__PSX_L(n), __PSX_L(a), __PSX_L(b), __PSX_L(c), __PSX_L(d), __PSX_L(e), 0L, 5L)
+#define __PSX_6(n, a, b, c, d, e, f)                                                    \
   __psx_syscall(__PSX_L(n), __PSX_L(a), __PSX_L(b), __PSX_L(c), __PSX_L(d), __PSX_L(e), \
                 __PSX_L(f), 6L)
 
@@ -72,7 +72,12 @@ void psx_load_syscalls(long int (**syscall_fn)(long int, long int, long int, lon
  * message that names the thread and both results, PSX_ERROR (the default) the message and the end
  * of the process by SIGSYS. Returns 0, or -1 with EINVAL for another level.
  */
-typedef enum {
+#ifdef __cplusplus
+#define __PSX_AS_INT : int /* any level may be passed, also a wrong one */
+#else
+#define __PSX_AS_INT
+#endif
+typedef enum __PSX_AS_INT {
   PSX_IGNORE = 0,
   PSX_WARNING = 1,
   PSX_ERROR = 2,

@@ -1,0 +1,3 @@
+module caisson/psxtest
+
+go 1.16
