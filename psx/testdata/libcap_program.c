@@ -10,19 +10,20 @@
 #include <sys/capability.h>
 #include <unistd.h>
 
-static void *other(void *nothing) {
+static void* other(void* nothing) {
   for (;;) pause();
   return nothing;
 }
 
-/* Whether the field is the same in all of /proc/self/task/N/status, and this if `wanted` is given. */
-static int same(const char *field, const char *wanted) {
+/* Whether the field is the same in all of /proc/self/task/N/status, and this if `wanted` is given.
+ */
+static int same(const char* field, const char* wanted) {
   char first[256] = "", path[300], line[256];
-  struct dirent *entry;
+  struct dirent* entry;
   int count = 0, good = 1;
-  DIR *tasks = opendir("/proc/self/task");
+  DIR* tasks = opendir("/proc/self/task");
   while (tasks != NULL && (entry = readdir(tasks)) != NULL) {
-    FILE *status;
+    FILE* status;
     if (entry->d_name[0] == '.') continue;
     snprintf(path, sizeof(path), "/proc/self/task/%s/status", entry->d_name);
     status = fopen(path, "r");
@@ -39,7 +40,7 @@ static int same(const char *field, const char *wanted) {
   return good;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   pthread_t thread;
   cap_value_t raw = CAP_NET_RAW;
   cap_t caps;
