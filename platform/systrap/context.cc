@@ -115,6 +115,15 @@ void SystrapContext::post(EventKind kind) {
   systrap_.workers().post(*this);
 }
 
+void SystrapContext::write_gate(StubThread& thread) {
+  GateRegisters& g = thread.slot().regs;
+  g.rax = regs_.rax, g.rbx = regs_.rbx, g.rdx = regs_.rdx, g.rsi = regs_.rsi, g.rdi = regs_.rdi;
+  g.rbp = regs_.rbp, g.rsp = regs_.rsp, g.r8 = regs_.r8, g.r9 = regs_.r9, g.r10 = regs_.r10;
+  g.r12 = regs_.r12, g.r13 = regs_.r13, g.r14 = regs_.r14, g.r15 = regs_.r15;
+  g.rip = regs_.rip, g.rflags = regs_.eflags;
+  thread.slot().resume = SLOT_RESUME_BY_GATE;
+}
+
 // Lays a host signal frame for the first resume of a thread, or for one that waits in the gate.
 void SystrapContext::write_frame(StubThread& thread) {
   Slot& slot = thread.slot();
@@ -155,51 +164,40 @@ void SystrapContext::write_frame(StubThread& thread) {
 }
 
 void SystrapContext::go() {
+  // Not while the vector state is fetched: the task needs it before it can act on the interrupt.
+  if (!fetching_ && interrupt_requested_.exchange(false)) {
+    post(EventKind::kInterrupt);
+    return;
+  }
   StubThread& thread = *thread_.load();
+  Ref<StubProcess> process(space_->process());
+  Workers& workers = systrap_.workers();
   Slot& slot = thread.slot();
   slot.resume_fs = canonical(regs_.fs_base);
   slot.resume_gs = regs_.gs_base == 0 ? thread.address() : canonical(regs_.gs_base);
   if (fetching_) {
     slot.resume = SLOT_RESUME_TRAP;
   } else if (thread.at_gate && !vector_dirty_) {
-    GateRegisters& g = slot.regs;
-    g.rax = regs_.rax, g.rbx = regs_.rbx, g.rdx = regs_.rdx, g.rsi = regs_.rsi, g.rdi = regs_.rdi;
-    g.rbp = regs_.rbp, g.rsp = regs_.rsp, g.r8 = regs_.r8, g.r9 = regs_.r9, g.r10 = regs_.r10;
-    g.r12 = regs_.r12, g.r13 = regs_.r13, g.r14 = regs_.r14, g.r15 = regs_.r15;
-    g.rip = regs_.rip, g.rflags = regs_.eflags;
-    slot.resume = SLOT_RESUME_BY_GATE;
+    write_gate(thread);
   } else {
     write_frame(thread);
   }
   thread.context = this;
-  thread.start_generation(Phase::kGuest);
-  Workers& workers = systrap_.workers();
   workers.add_running(thread);
-  if (interrupt_requested_.exchange(false)) {
-    uint64_t word = thread.phase().load();
-    if (StubThread::phase_of(word) == Phase::kGuest && thread.claim(word, Phase::kOwned)) {
-      workers.remove_running(thread);
-      if (!fetching_) {
-        post(EventKind::kInterrupt);
-        return;
-      }
-      // The task needs its vector state before it can do anything about the interrupt: fetch first.
-      thread.start_generation(Phase::kGuest);
-      workers.add_running(thread);
-    }
-  }
-  if (space_->process().dead()) {
-    // kill() may have looked at this thread before it was the guest's.
-    uint64_t word = thread.phase().load();
-    if (StubThread::phase_of(word) == Phase::kGuest && thread.claim(word, Phase::kOwned)) {
-      workers.remove_running(thread);
-      post(EventKind::kDied);
-      return;
-    }
-  }
+  // The old request must be out of the slot before a worker may take what it finds there for a new
+  // one; a request that comes before the phase is set is seen by this worker's next look.
   uint32_t before = slot.state.exchange(SLOT_STATE_RUN);
+  uint64_t word = thread.start_generation(Phase::kGuest);
+  // From here on this context may be somebody else's; the thread and its process stay.
   if (before != SLOT_STATE_REQUEST)
     host::raw_syscall(SYS_futex, host::raw_arg(&slot.state), FUTEX_WAKE, 1).ignore();
+  if (thread.interrupt_flag.exchange(false)) process->interrupt_thread(thread, word);
+  // kill() may have looked at this thread before it was the guest's.
+  if (process->dead() && thread.claim(word, Phase::kOwned)) {
+    workers.remove_running(thread);
+    post(EventKind::kDied);
+  }
+  workers.ring_if_foreign();
 }
 
 void SystrapContext::interrupt() {
@@ -212,6 +210,7 @@ void SystrapContext::interrupt() {
   }
   StubThread* thread = thread_.load();
   if (thread == nullptr) return;
+  thread->interrupt_flag.store(true);
   uint64_t word = thread->phase().load();
   if (StubThread::phase_of(word) != Phase::kGuest || thread->process == nullptr) return;
   thread->process->interrupt_thread(*thread, word);
@@ -351,6 +350,7 @@ void SystrapContext::read_gate(StubThread& thread) {
 
 void SystrapContext::read_event(StubThread& thread) {
   interrupt_requested_.store(false);
+  thread.interrupt_flag.store(false);
   uint32_t entry = thread.slot().entry;
   bool keep = fetching_ || entry == SLOT_ENTRY_GATE_BROKEN;
   if (entry == SLOT_ENTRY_GATE && !fetching_) {

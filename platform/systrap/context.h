@@ -49,6 +49,7 @@ class SystrapContext : public platform::Context {
   bool read_frame(StubThread& thread, bool keep_registers);
   void read_gate(StubThread& thread);
   void write_frame(StubThread& thread);
+  void write_gate(StubThread& thread);
   void release_thread();
 
   Systrap& systrap_;

@@ -43,10 +43,16 @@ class StubThread {
   bool claim(uint64_t word, Phase to) {
     return phase_.compare_exchange_strong(word, (word & ~kPhaseMask) | static_cast<uint64_t>(to));
   }
-  void start_generation(Phase to) {
+  // Returns the new word.
+  uint64_t start_generation(Phase to) {
     uint64_t next = (phase_.load(std::memory_order_relaxed) & ~kPhaseMask) + kPhaseMask + 1;
-    phase_.store(next | static_cast<uint64_t>(to));
+    next |= static_cast<uint64_t>(to);
+    phase_.store(next);
+    return next;
   }
+
+  // An interrupt that came while the thread was being handed over.
+  std::atomic<bool> interrupt_flag{false};
 
   // The rest belongs to the StubProcess, guarded by its lock, or to the worker that has claimed the
   // thread.

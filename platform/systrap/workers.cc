@@ -222,6 +222,10 @@ void Workers::wake(int worker) {
   host::raw_syscall(SYS_futex, host::raw_arg(&sleeper.asleep), FUTEX_WAKE, 1).ignore();
 }
 
+void Workers::ring_if_foreign() {
+  if (!on_worker) ring();
+}
+
 void Workers::ring() {
   // A worker looks for work again before it sleeps or polls.
   if (on_worker || memory_.control().hot.load() != 0) return;

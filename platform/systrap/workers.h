@@ -29,6 +29,8 @@ class Workers {
   void bind(int worker);
   platform::Context* next_event(int worker, const platform::WorkSource& source);
   void ring();
+  // ring(), but only from a thread that is not a worker: a worker looks for itself.
+  void ring_if_foreign();
 
   void register_thread(StubThread& thread) { threads_[thread.id()].store(&thread); }
   void add_running(StubThread& thread);
