@@ -73,6 +73,8 @@ Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& 
   Ref<Credentials> credentials = Credentials::root();
   Caller caller{*credentials, *mounts, root, root, 022, 1, 1};
   auto place = resolve_path(caller, root, options.directory);
+  if (!place.ok() && options.directory_required)
+    return Error("--cwd " + options.directory, place.error());
   if (place.ok()) directory = place.value();
   return FsContext::create(std::move(mounts), std::move(root), std::move(directory));
 }

@@ -97,7 +97,7 @@ Result<void, Error> limit_cpus(int count) {
 
 std::vector<std::string> candidates(const SandboxOptions& options) {
   const std::string& name = options.command.front();
-  if (name.find('/') != std::string::npos) return {name};
+  if (name.empty() || name.find('/') != std::string::npos) return {name};
   std::string path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
   for (const std::string& entry : options.environment) {
     if (entry.starts_with("PATH=")) path = entry.substr(5);

@@ -15,6 +15,7 @@ struct SandboxOptions {
   std::vector<std::string> environment;  // "NAME=value"
   std::string
       directory;  // working directory inside; empty: the caller's if it exists inside, else /
+  bool directory_required = false;  // it was asked for: fail if it is not there
   std::string hostname = "caisson";
   uint64_t memory_bytes = 0;  // limit of guest memory; 0: what the host has free
   int cpus = 0;               // 0: all that the caller may use

@@ -42,6 +42,7 @@ int run(Arguments& arguments) {
   if (!arguments.memory.empty()) options.memory_bytes = *parse_size(arguments.memory);
   if (!arguments.posture.empty())
     options.required_posture = *runtime::parse_posture(arguments.posture);
+  options.directory_required = !options.directory.empty();
   if (options.directory.empty()) {
     std::error_code error;
     auto here = std::filesystem::current_path(error);
