@@ -127,9 +127,14 @@ class Cache:
         return False
 
     def add(self, key):
+        """Written at once, so that a run that is cut short was not for nothing."""
         self.used.add(key)
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        with open(self.path, "a", encoding="ascii") as file:
+            file.write("\n" + key)
 
     def save(self):
+        """Forgets what this run did not meet."""
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with open(self.path + ".new", "w", encoding="ascii") as file:
             file.write("\n".join(sorted(self.used)))
