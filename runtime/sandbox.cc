@@ -133,12 +133,8 @@ Result<void, NotStarted> start_program(Kernel& kernel, const SandboxOptions& opt
                                        const Ref<Credentials>& credentials) {
   Errno error(ENOENT);
   for (const std::string& path : candidates(options)) {
-    ProgramSpec spec{path,
-                     options.command,
-                     options.environment,
-                     credentials,
-                     files.descriptors,
-                     files.fs->copy()};
+    ProgramSpec spec{path,        options.command,   options.environment,
+                     credentials, files.descriptors, files.fs->copy()};
     auto started = kernel.start_program(std::move(spec));
     if (started.ok()) return {};
     if (started.error() == Errno(ENOENT) || started.error() == Errno(ENOTDIR)) continue;

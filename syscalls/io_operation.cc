@@ -1,6 +1,6 @@
 #include "syscalls/io_operation.h"
 
-#include <csignal>
+#include "abi/signal.h"
 
 namespace caisson {
 

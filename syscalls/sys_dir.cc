@@ -6,8 +6,7 @@
 #include <sys/resource.h>
 #include <sys/time.h>
 
-#include <csignal>
-
+#include "abi/signal.h"
 #include "mm/memory_manager.h"
 #include "mm/user_buffer.h"
 #include "syscalls/path_at.h"

@@ -9,9 +9,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <memory>
 
+#include "abi/signal.h"
 #include "kernel/run_operation.h"
 #include "mm/memory_manager.h"
 #include "syscalls/io_operation.h"
