@@ -23,6 +23,7 @@
 #include "runtime/kernel_filter.h"
 #include "runtime/protocol.h"
 #include "runtime/root_filesystem.h"
+#include "strace/tracer.h"
 #include "syscalls/table.h"
 
 namespace caisson::runtime {
@@ -190,7 +191,9 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
 
   auto fs = STEP(make_root(std::move(host_root), *platform, *memory, options));
   SyscallTable table(amd64_syscalls());
-  KernelConfig config{*platform, *memory, *events, table, nullptr, options.hostname, limit};
+  Tracer tracer(STDERR_FILENO);
+  KernelConfig config{*platform,        *memory, *events, table, options.strace ? &tracer : nullptr,
+                      options.hostname, limit};
   auto kernel = STEP_ERRNO("the kernel", Kernel::create(config));
   STEP(install_kernel_filter());
 
