@@ -6,7 +6,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -34,43 +33,51 @@ std::byte* transfer_buffer() {
   return buffer.get();
 }
 
-// Attributes of the host file behind a descriptor; its numbers mean nothing inside.
-class HostStdioInode final : public Inode {
- public:
-  HostStdioInode(const FileStat& stat)
-      : Inode(anonymous_filesystem(), stat.ino, stat.mode, stat.uid, stat.gid) {}
-  Result<FileStat> stat() override { return Errno(EIO); }  // HostStdio::stat() answers
-};
-
 }  // namespace
 
-// Outlives the file when a callback is under way.
-class HostStdio::Watcher final : public host::FdWatcher {
+// The inode of a handed-in descriptor: keeps the host's side, so that it can be opened again.
+class HostStdioInode final : public Inode {
  public:
-  void ready(uint32_t events) override { queue.notify(events); }
-  WaitQueue queue;
+  HostStdioInode(const FileStat& stat, Ref<HostStream> stream)
+      : Inode(anonymous_filesystem(), stat.ino, stat.mode, stat.uid, stat.gid),
+        stream_(std::move(stream)) {}
+
+  Result<FileStat> stat() override {
+    FileStat stat = TRY(host_stat(stream_->fd.get(), "", HostFilesystemOptions{}));
+    stat.device = filesystem().device();
+    return stat;
+  }
+  // /dev/stdin, /proc/PID/fd/N: the host's open file is shared, its offset too.
+  Result<Ref<FileDescription>> open(const Path& path, uint32_t flags, const Caller&) override {
+    const uint32_t allowed = stream_->flags & O_ACCMODE;
+    if (allowed != O_RDWR && allowed != (flags & O_ACCMODE)) return Errno(EACCES);
+    return Ref<FileDescription>(adopt_ref(new HostStdio(path, flags, stream_)));
+  }
+  Result<void> truncate(uint64_t size) override {
+    if (stream_->kind != HostStdio::Kind::kRegular) return Errno(EINVAL);
+    TRY(raw_syscall(SYS_ftruncate, stream_->fd.get(), static_cast<long>(size)).result());
+    return {};
+  }
+
+ private:
+  const Ref<HostStream> stream_;
 };
 
-HostStdio::HostStdio(host::EventLoop& events, UniqueFd fd, Path path, uint32_t flags, Kind kind,
-                     bool is_terminal)
-    : FileDescription(std::move(path), flags),
-      events_(events),
-      fd_(std::move(fd)),
-      kind_(kind),
-      is_terminal_(is_terminal),
-      watcher_(make_ref<Watcher>()) {}
+HostStdio::HostStdio(Path path, uint32_t flags, Ref<HostStream> stream)
+    : FileDescription(std::move(path), flags), stream_(std::move(stream)) {}
 
-HostStdio::~HostStdio() {
-  if (watched_.load()) events_.unwatch(fd_.get());
-}
+HostStdio::~HostStdio() = default;
+
+bool HostStdio::can_poll() const { return stream_->kind != Kind::kRegular; }
+bool HostStdio::is_terminal() const { return stream_->is_terminal; }
 
 Result<Ref<HostStdio>> HostStdio::create(host::EventLoop& events, UniqueFd fd) {
   FileStat stat = TRY(host_stat(fd.get(), "", HostFilesystemOptions{}));
   long flags = TRY(raw_syscall(SYS_fcntl, fd.get(), F_GETFL).result());
   uint32_t open_flags = static_cast<uint32_t>(flags) & (O_ACCMODE | O_APPEND);
-  termios settings;
+  uint32_t settings[16];  // the kernel's struct termios is smaller
   const bool terminal =
-      S_ISCHR(stat.mode) && raw_syscall(SYS_ioctl, fd.get(), TCGETS, raw_arg(&settings)).ok();
+      S_ISCHR(stat.mode) && raw_syscall(SYS_ioctl, fd.get(), TCGETS, raw_arg(settings)).ok();
   Kind kind = Kind::kBlocking;
   std::string name = "host:[" + std::to_string(stat.ino) + "]";
   if (S_ISREG(stat.mode) || S_ISBLK(stat.mode) || S_ISDIR(stat.mode)) {
@@ -88,28 +95,28 @@ Result<Ref<HostStdio>> HostStdio::create(host::EventLoop& events, UniqueFd fd) {
     }
     if (S_ISFIFO(stat.mode)) name = "pipe:[" + std::to_string(stat.ino) + "]";
   }
-  Ref<Inode> inode = make_ref<HostStdioInode>(stat);
-  return adopt_ref(new HostStdio(events, std::move(fd), make_anonymous_path(name, inode),
-                                 open_flags, kind, terminal));
+  Ref<HostStream> stream = make_ref<HostStream>(events, std::move(fd), kind, terminal, open_flags);
+  Ref<Inode> inode = make_ref<HostStdioInode>(stat, stream);
+  return adopt_ref(new HostStdio(make_anonymous_path(name, inode), open_flags, stream));
 }
 
 Result<size_t> HostStdio::read_host(std::byte* to, size_t length) {
   host::RawResult got(0);
-  switch (kind_) {
+  switch (stream_->kind) {
     case Kind::kRegular:
     case Kind::kStream:
-      got = raw_syscall(SYS_read, fd_.get(), raw_arg(to), static_cast<long>(length));
+      got = raw_syscall(SYS_read, stream_->fd.get(), raw_arg(to), static_cast<long>(length));
       break;
     case Kind::kSocket:
-      got = raw_syscall(SYS_recvfrom, fd_.get(), raw_arg(to), static_cast<long>(length),
+      got = raw_syscall(SYS_recvfrom, stream_->fd.get(), raw_arg(to), static_cast<long>(length),
                         MSG_DONTWAIT);
       break;
     case Kind::kBlocking: {
       if (readiness(kEventIn) == 0) return Errno(EAGAIN);
       iovec vector{to, length};
-      got = raw_syscall(SYS_preadv2, fd_.get(), raw_arg(&vector), 1, -1, -1, RWF_NOWAIT);
+      got = raw_syscall(SYS_preadv2, stream_->fd.get(), raw_arg(&vector), 1, -1, -1, RWF_NOWAIT);
       if (got.ok() || !(got.error() == Errno(EOPNOTSUPP))) break;
-      got = raw_syscall(SYS_read, fd_.get(), raw_arg(to), static_cast<long>(length));
+      got = raw_syscall(SYS_read, stream_->fd.get(), raw_arg(to), static_cast<long>(length));
       break;
     }
   }
@@ -118,21 +125,21 @@ Result<size_t> HostStdio::read_host(std::byte* to, size_t length) {
 
 Result<size_t> HostStdio::write_host(const std::byte* from, size_t length) {
   host::RawResult put(0);
-  switch (kind_) {
+  switch (stream_->kind) {
     case Kind::kRegular:
     case Kind::kStream:
-      put = raw_syscall(SYS_write, fd_.get(), raw_arg(from), static_cast<long>(length));
+      put = raw_syscall(SYS_write, stream_->fd.get(), raw_arg(from), static_cast<long>(length));
       break;
     case Kind::kSocket:
-      put = raw_syscall(SYS_sendto, fd_.get(), raw_arg(from), static_cast<long>(length),
+      put = raw_syscall(SYS_sendto, stream_->fd.get(), raw_arg(from), static_cast<long>(length),
                         MSG_DONTWAIT | MSG_NOSIGNAL);
       break;
     case Kind::kBlocking: {
       if ((readiness(kEventOut) & (kEventOut | kEventErr)) == 0) return Errno(EAGAIN);
       iovec vector{const_cast<std::byte*>(from), length};
-      put = raw_syscall(SYS_pwritev2, fd_.get(), raw_arg(&vector), 1, -1, -1, RWF_NOWAIT);
+      put = raw_syscall(SYS_pwritev2, stream_->fd.get(), raw_arg(&vector), 1, -1, -1, RWF_NOWAIT);
       if (put.ok() || !(put.error() == Errno(EOPNOTSUPP))) break;
-      put = raw_syscall(SYS_write, fd_.get(), raw_arg(from),
+      put = raw_syscall(SYS_write, stream_->fd.get(), raw_arg(from),
                         static_cast<long>(std::min(length, kBlockingPiece)));
       break;
     }
@@ -161,7 +168,7 @@ Result<size_t> HostStdio::read(UserBuffer& to, IoFlags flags) {
     }
     done += moved.value();
     if (moved.value() != got.value() || got.value() != wanted) break;
-  } while (kind_ == Kind::kRegular && to.remaining() != 0);
+  } while (stream_->kind == Kind::kRegular && to.remaining() != 0);
   return done;
 }
 
@@ -183,77 +190,73 @@ Result<size_t> HostStdio::write(UserBuffer& from, IoFlags flags) {
     }
     from.rewind(taken.value() - put.value());
     done += put.value();
-    if (put.value() != taken.value() && kind_ != Kind::kBlocking) break;
+    if (put.value() != taken.value() && stream_->kind != Kind::kBlocking) break;
   }
   return done;
 }
 
 Result<size_t> HostStdio::pread(UserBuffer& to, uint64_t offset, IoFlags) {
-  if (kind_ != Kind::kRegular) return Errno(ESPIPE);
+  if (stream_->kind != Kind::kRegular) return Errno(ESPIPE);
   std::byte* buffer = transfer_buffer();
   size_t wanted = std::min<uint64_t>(kPiece, to.remaining());
-  long got = TRY(raw_syscall(SYS_pread64, fd_.get(), raw_arg(buffer), static_cast<long>(wanted),
-                             static_cast<long>(offset))
+  long got = TRY(raw_syscall(SYS_pread64, stream_->fd.get(), raw_arg(buffer),
+                             static_cast<long>(wanted), static_cast<long>(offset))
                      .result());
   return to.write(buffer, static_cast<size_t>(got));
 }
 
 Result<size_t> HostStdio::pwrite(UserBuffer& from, uint64_t offset, IoFlags) {
-  if (kind_ != Kind::kRegular) return Errno(ESPIPE);
+  if (stream_->kind != Kind::kRegular) return Errno(ESPIPE);
   std::byte* buffer = transfer_buffer();
   size_t taken = TRY(from.read(buffer, std::min<uint64_t>(kPiece, from.remaining())));
-  long put = TRY(raw_syscall(SYS_pwrite64, fd_.get(), raw_arg(buffer), static_cast<long>(taken),
-                             static_cast<long>(offset))
+  long put = TRY(raw_syscall(SYS_pwrite64, stream_->fd.get(), raw_arg(buffer),
+                             static_cast<long>(taken), static_cast<long>(offset))
                      .result());
   return static_cast<size_t>(put);
 }
 
 Result<uint64_t> HostStdio::lseek(int64_t offset, int whence) {
-  if (kind_ != Kind::kRegular) return Errno(ESPIPE);
+  if (stream_->kind != Kind::kRegular) return Errno(ESPIPE);
   return static_cast<uint64_t>(
-      TRY(raw_syscall(SYS_lseek, fd_.get(), static_cast<long>(offset), whence).result()));
+      TRY(raw_syscall(SYS_lseek, stream_->fd.get(), static_cast<long>(offset), whence).result()));
 }
 
-Result<FileStat> HostStdio::stat() {
-  FileStat stat = TRY(host_stat(fd_.get(), "", HostFilesystemOptions{}));
-  stat.device = inode().filesystem().device();
-  return stat;
-}
+Result<FileStat> HostStdio::stat() { return inode().stat(); }
 
 Result<void> HostStdio::truncate(uint64_t size) {
-  if (kind_ != Kind::kRegular || !is_writable()) return Errno(EINVAL);
-  TRY(raw_syscall(SYS_ftruncate, fd_.get(), static_cast<long>(size)).result());
-  return {};
+  if (stream_->kind != Kind::kRegular || !is_writable()) return Errno(EINVAL);
+  return inode().truncate(size);
 }
 
 Result<void> HostStdio::fsync(bool data_only) {
-  if (kind_ != Kind::kRegular) return Errno(EINVAL);
-  TRY(raw_syscall(data_only ? SYS_fdatasync : SYS_fsync, fd_.get()).result());
+  if (stream_->kind != Kind::kRegular) return Errno(EINVAL);
+  TRY(raw_syscall(data_only ? SYS_fdatasync : SYS_fsync, stream_->fd.get()).result());
   return {};
 }
 
 Result<uint64_t> HostStdio::bytes_readable() {
   int count = 0;
-  TRY(raw_syscall(SYS_ioctl, fd_.get(), FIONREAD, raw_arg(&count)).result());
+  TRY(raw_syscall(SYS_ioctl, stream_->fd.get(), FIONREAD, raw_arg(&count)).result());
   return static_cast<uint64_t>(std::max(count, 0));
 }
 
 EventMask HostStdio::readiness(EventMask mask) {
-  if (kind_ == Kind::kRegular) return FileDescription::readiness(mask);
-  pollfd entry{fd_.get(), static_cast<short>(mask & 0x7fff), 0};
+  if (stream_->kind == Kind::kRegular) return FileDescription::readiness(mask);
+  pollfd entry{stream_->fd.get(), static_cast<short>(mask & 0x7fff), 0};
   host::RawResult count = raw_syscall(SYS_poll, raw_arg(&entry), 1, 0);
   if (!count.ok() || count.value() == 0) return 0;
   return static_cast<EventMask>(entry.revents) & (mask | kEventAlways);
 }
 
 void HostStdio::add_waiter(WaitEntry& entry) {
-  watcher_->queue.add(entry);
+  stream_->watcher->queue.add(entry);
   // Watched from the first wait on: most programs' output never waits.
-  if (kind_ == Kind::kRegular || watched_.exchange(true)) return;
-  if (!events_.watch(fd_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP, watcher_).ok())
-    watched_.store(false);  // what epoll refuses (/dev/null) never makes anyone wait
+  if (stream_->kind == Kind::kRegular || stream_->watched.exchange(true)) return;
+  if (!stream_->events.watch(stream_->fd.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP, stream_->watcher)
+           .ok())
+    stream_->watched.store(false);  // what epoll refuses (/dev/null) never makes anyone wait
 }
 
-void HostStdio::remove_waiter(WaitEntry& entry) { watcher_->queue.remove(entry); }
+void HostStdio::remove_waiter(WaitEntry& entry) { stream_->watcher->queue.remove(entry); }
 
 }  // namespace caisson

@@ -23,6 +23,9 @@
 
 namespace caisson {
 
+// The host's side, shared by the open files that /dev/stdin and /proc/PID/fd/N make of it again.
+struct HostStream;
+
 class HostStdio final : public FileDescription {
  public:
   // Takes `fd` over. `events` outlives the file. Before the kernel process' last privilege step.
@@ -43,32 +46,54 @@ class HostStdio final : public FileDescription {
   EventMask readiness(EventMask mask) override;
   void add_waiter(WaitEntry& entry) override;
   void remove_waiter(WaitEntry& entry) override;
-  bool can_poll() const override { return kind_ != Kind::kRegular; }
-  bool raises_sigpipe() const override { return kind_ == Kind::kSocket || kind_ == Kind::kStream; }
-  bool writes_everything() const override { return kind_ != Kind::kRegular; }
-  bool is_terminal() const { return is_terminal_; }
+  bool can_poll() const override;
+  bool raises_sigpipe() const override { return can_poll(); }
+  bool writes_everything() const override { return can_poll(); }
+  bool is_terminal() const;
 
  private:
+  friend struct HostStream;
+  friend class HostStdioInode;
   enum class Kind : uint8_t {
     kRegular,   // never blocks
     kStream,    // ours alone, opened with O_NONBLOCK
     kSocket,    // MSG_DONTWAIT
     kBlocking,  // shared and blocking: poll(2) first
   };
-  class Watcher;
-  HostStdio(host::EventLoop& events, UniqueFd fd, Path path, uint32_t flags, Kind kind,
-            bool is_terminal);
+  HostStdio(Path path, uint32_t flags, Ref<HostStream> stream);
   Result<size_t> read_host(std::byte* to, size_t length);
   Result<size_t> write_host(const std::byte* from, size_t length);
   Result<uint64_t> terminal_ioctl(CurrentTask& task, uint32_t request, uint64_t argument);
 
-  host::EventLoop& events_;
-  const UniqueFd fd_;
-  const Kind kind_;
-  const bool is_terminal_;
-  const Ref<Watcher> watcher_;
-  std::atomic<bool> watched_{false};
-  std::atomic<int32_t> foreground_{0};  // process group of the terminal; 0: whoever asks
+  const Ref<HostStream> stream_;
+};
+
+struct HostStream final : RefCounted<HostStream> {
+  class Watcher final : public host::FdWatcher {  // outlives the stream in a late callback
+   public:
+    void ready(uint32_t events) override { queue.notify(events); }
+    WaitQueue queue;
+  };
+  HostStream(host::EventLoop& events, UniqueFd fd, HostStdio::Kind kind, bool is_terminal,
+             uint32_t flags)
+      : events(events),
+        fd(std::move(fd)),
+        kind(kind),
+        is_terminal(is_terminal),
+        flags(flags),
+        watcher(make_ref<Watcher>()) {}
+  ~HostStream() {
+    if (watched.load()) events.unwatch(fd.get());
+  }
+
+  host::EventLoop& events;
+  const UniqueFd fd;
+  const HostStdio::Kind kind;
+  const bool is_terminal;
+  const uint32_t flags;  // access mode that the host allows, O_APPEND
+  const Ref<Watcher> watcher;
+  std::atomic<bool> watched{false};
+  std::atomic<int32_t> foreground{0};  // process group of the terminal; 0: whoever asks
 };
 
 }  // namespace caisson

@@ -1,6 +1,5 @@
 // The terminal side of HostStdio: which requests reach the host's terminal. Linux: drivers/tty/.
-#include <sys/ioctl.h>
-#include <termios.h>
+#include <linux/termios.h>
 
 #include "fs/stdio/host_stdio.h"
 #include "host/raw_syscall.h"
@@ -40,7 +39,7 @@ OwnIds ids_of(CurrentTask& task) {
 }  // namespace
 
 Result<uint64_t> HostStdio::ioctl(CurrentTask& task, uint32_t request, uint64_t argument) {
-  if (!is_terminal_) return Errno(ENOTTY);
+  if (!is_terminal()) return Errno(ENOTTY);
   return terminal_ioctl(task, request, argument);
 }
 
@@ -48,7 +47,7 @@ Result<uint64_t> HostStdio::terminal_ioctl(CurrentTask& task, uint32_t request, 
   switch (request) {
     case TCGETS: {
       KernelTermios settings;
-      TRY(raw_syscall(SYS_ioctl, fd_.get(), TCGETS, raw_arg(&settings)).result());
+      TRY(raw_syscall(SYS_ioctl, stream_->fd.get(), TCGETS, raw_arg(&settings)).result());
       TRY(task.copy_out(UserOut<KernelTermios>(argument), settings));
       return uint64_t{0};
     }
@@ -56,28 +55,28 @@ Result<uint64_t> HostStdio::terminal_ioctl(CurrentTask& task, uint32_t request, 
     case TCSETSW:  // never waits for the output to drain: that could block a worker
     case TCSETSF: {
       KernelTermios settings = TRY(task.copy_in(UserIn<KernelTermios>(argument)));
-      if (request == TCSETSF) raw_syscall(SYS_ioctl, fd_.get(), TCFLSH, TCIFLUSH).ignore();
-      TRY(raw_syscall(SYS_ioctl, fd_.get(), TCSETS, raw_arg(&settings)).result());
+      if (request == TCSETSF) raw_syscall(SYS_ioctl, stream_->fd.get(), TCFLSH, TCIFLUSH).ignore();
+      TRY(raw_syscall(SYS_ioctl, stream_->fd.get(), TCSETS, raw_arg(&settings)).result());
       return uint64_t{0};
     }
     case TIOCGWINSZ: {
       winsize size;
-      TRY(raw_syscall(SYS_ioctl, fd_.get(), TIOCGWINSZ, raw_arg(&size)).result());
+      TRY(raw_syscall(SYS_ioctl, stream_->fd.get(), TIOCGWINSZ, raw_arg(&size)).result());
       TRY(task.copy_out(UserOut<winsize>(argument), size));
       return uint64_t{0};
     }
     case TIOCSWINSZ: {
       winsize size = TRY(task.copy_in(UserIn<winsize>(argument)));
-      TRY(raw_syscall(SYS_ioctl, fd_.get(), TIOCSWINSZ, raw_arg(&size)).result());
+      TRY(raw_syscall(SYS_ioctl, stream_->fd.get(), TIOCSWINSZ, raw_arg(&size)).result());
       return uint64_t{0};
     }
     case TCFLSH:
       if (argument > TCIOFLUSH) return Errno(EINVAL);
-      TRY(raw_syscall(SYS_ioctl, fd_.get(), TCFLSH, static_cast<long>(argument)).result());
+      TRY(raw_syscall(SYS_ioctl, stream_->fd.get(), TCFLSH, static_cast<long>(argument)).result());
       return uint64_t{0};
     case TIOCOUTQ: {
       int count = 0;
-      TRY(raw_syscall(SYS_ioctl, fd_.get(), TIOCOUTQ, raw_arg(&count)).result());
+      TRY(raw_syscall(SYS_ioctl, stream_->fd.get(), TIOCOUTQ, raw_arg(&count)).result());
       TRY(task.copy_out(UserOut<int>(argument), count));
       return uint64_t{0};
     }
@@ -86,7 +85,7 @@ Result<uint64_t> HostStdio::terminal_ioctl(CurrentTask& task, uint32_t request, 
     case TIOCSCTTY:  // it belongs to the session that the sandbox began with
       return Errno(EPERM);
     case TIOCGPGRP: {
-      int32_t group = foreground_.load();
+      int32_t group = stream_->foreground.load();
       if (group == 0) group = ids_of(task).process_group;
       TRY(task.copy_out(UserOut<int32_t>(argument), group));
       return uint64_t{0};
@@ -99,7 +98,7 @@ Result<uint64_t> HostStdio::terminal_ioctl(CurrentTask& task, uint32_t request, 
       ProcessGroup* target = task.task().kernel.tasks().find_process_group_locked(group);
       if (target == nullptr) return Errno(ESRCH);
       if (target->session->id != own.session) return Errno(EPERM);
-      foreground_.store(group);
+      stream_->foreground.store(group);
       return uint64_t{0};
     }
     case TIOCGSID: {
