@@ -4,6 +4,7 @@
 
 #include "fs/dev/devices.h"
 #include "fs/hostfs/host_filesystem.h"
+#include "fs/proc/proc.h"
 #include "fs/stdio/host_stdio.h"
 #include "fs/tmpfs/tmpfs.h"
 #include "kernel/auth/credentials.h"
@@ -59,14 +60,12 @@ Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& 
   auto dev = make_dev_mount(memory);
   if (!dev.ok()) return at("/dev", dev.error());
   if (auto done = mount_over(*mounts, "/dev", dev.value()); !done.ok()) return done.error();
-  // The host's own are about the host: never seen inside.
-  for (const char* where : {"/proc", "/sys"}) {
-    TmpfsOptions empty;
-    empty.root_mode = 0555;
-    auto cover = Tmpfs::mount(memory, empty, 0, "none");
-    if (!cover.ok()) return at(where, cover.error());
-    if (auto done = mount_over(*mounts, where, cover.value()); !done.ok()) return done.error();
-  }
+  // The host's /sys is about the host: never seen inside. mount_proc() covers its /proc.
+  TmpfsOptions empty;
+  empty.root_mode = 0555;
+  auto cover = Tmpfs::mount(memory, empty, 0, "none");
+  if (!cover.ok()) return at("/sys", cover.error());
+  if (auto done = mount_over(*mounts, "/sys", cover.value()); !done.ok()) return done.error();
 
   Path root = mounts->root();
   Path directory = root;
@@ -77,6 +76,10 @@ Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& 
     return Error("--cwd " + options.directory, place.error());
   if (place.ok()) directory = place.value();
   return FsContext::create(std::move(mounts), std::move(root), std::move(directory));
+}
+
+Result<void, Error> mount_proc(FsContext& fs, Kernel& kernel) {
+  return mount_over(fs.mounts(), "/proc", make_proc_mount(kernel));
 }
 
 }  // namespace caisson::runtime

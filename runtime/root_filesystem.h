@@ -12,6 +12,10 @@
 #include "vfs/fd_table.h"
 #include "vfs/fs_context.h"
 
+namespace caisson {
+class Kernel;
+}
+
 namespace caisson::runtime {
 
 struct GuestFiles {
@@ -22,8 +26,11 @@ struct GuestFiles {
 // Descriptors 0 to 2 as the guest gets them. Needs /proc, so before the empty root is entered.
 Result<Ref<FdTable>, Error> take_stdio(host::EventLoop& events);
 
-// The host's root, read-only, under a layer in memory; /dev and /proc of our own.
+// The host's root, read-only, under a layer in memory; /dev of our own, /proc and /sys empty.
 Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& platform,
                                         MemoryFile& memory, const SandboxOptions& options);
+
+// Our own /proc; it shows the kernel's tasks, so it comes after the kernel.
+Result<void, Error> mount_proc(FsContext& fs, Kernel& kernel);
 
 }  // namespace caisson::runtime

@@ -195,6 +195,7 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
   KernelConfig config{*platform,        *memory, *events, table, options.strace ? &tracer : nullptr,
                       options.hostname, limit};
   auto kernel = STEP_ERRNO("the kernel", Kernel::create(config));
+  STEP(mount_proc(*fs, *kernel));
   STEP(install_kernel_filter());
 
   STEP_ERRNO("the launcher's socket",

@@ -181,19 +181,18 @@ PathText describe_path(const MountNamespace& mounts, const Path& root, const Pat
   while (!(walk == root)) {
     if (walk.dentry == walk.mount->root()) {
       Path up = mounts.mount_point_of(walk);
-      if (up == walk) {  // not below root, or a place of its own such as a pipe
+      if (up == walk) {  // not below root, or no longer mounted
         result.reachable = false;
-        std::string name = walk.dentry->name();
-        if (name != "/") {
-          result.text = name;
-          return result;
-        }
         break;
       }
       walk = up;
       continue;
     }
-    if (walk.dentry->is_root()) break;
+    if (walk.dentry->is_root()) {  // a place of its own, such as a pipe, or an unnamed file
+      result.reachable = false;
+      result.text = walk.dentry->name();
+      return result;
+    }
     names.push_back(walk.dentry->name());
     walk.dentry = walk.dentry->parent();
   }
