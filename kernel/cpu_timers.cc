@@ -98,9 +98,9 @@ void CpuTimers::clear() {
   slots_ = {};
 }
 
-void CpuTimers::expired(uint64_t) { check(); }
+void CpuTimers::expired(uint64_t) { check(0); }
 
-void CpuTimers::check() {
+void CpuTimers::check(int entering) {
   is_put_off_.store(false, std::memory_order_relaxed);
   RefOrNull<ThreadGroup> group;
   {
@@ -109,6 +109,7 @@ void CpuTimers::check() {
   }
   if (!group) return;
   CpuUse use = use_of(*group);
+  use.running += entering;
   std::array<bool, kSlots> fired{};
   std::vector<Ref<PosixTimer>> fired_posix;
   uint64_t wait_ns = ~0ull;

@@ -44,7 +44,7 @@ class CpuTimers final : public host::DeadlineTarget {
   // A task goes to the guest: a check that was put off is set again.
   void entering_guest() {
     if (is_put_off_.load(std::memory_order_relaxed)) [[unlikely]]
-      check();
+      check(1);
   }
   void expired(uint64_t armed_at) override;
 
@@ -54,7 +54,8 @@ class CpuTimers final : public host::DeadlineTarget {
     int task_id;
     Setting setting;
   };
-  void check();
+  // `entering` tasks are about to run.
+  void check(int entering);
 
   host::EventLoop& events_;
   mutable Mutex<LockRank::kTimers> mu_;

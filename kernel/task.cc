@@ -116,7 +116,10 @@ void Task::set_name(std::string name) {
   name_ = std::move(name);
 }
 
-uint64_t Task::cpu_time_ns() const { return context ? context->cpu_time_ns() : 0; }
+uint64_t Task::cpu_time_ns() const {
+  if (!context) return 0;
+  return earlier_cpu_ns_.load(std::memory_order_relaxed) + context->cpu_time_ns();
+}
 
 char Task::state_letter() const {
   if (sched_.is_dead()) return 'Z';

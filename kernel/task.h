@@ -214,7 +214,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   std::atomic<bool> attention_{false};
   std::atomic<uint64_t> deadline_{0};  // of the armed operation
   std::atomic<const char*> wait_name_{nullptr};
-  std::atomic<bool> has_run_{false};
+  std::atomic<uint64_t> earlier_cpu_ns_{0};  // used in address spaces that were left
 
   // Published; see the accessors.
   RefOrNull<MemoryManager> mm_;

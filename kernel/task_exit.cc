@@ -82,7 +82,10 @@ void Task::leave_address_space(CurrentTask&) {
     MutexLock lock(group.mu);
     group.peak_resident_bytes = std::max(group.peak_resident_bytes, peak);
   }
+  // The platform's count ends with the stub thread.
+  uint64_t used = context->cpu_time_ns();
   context->attach(nullptr);
+  earlier_cpu_ns_.fetch_add(used, std::memory_order_relaxed);
   set_mm(nullptr);
   mm = nullptr;
   if (vfork_done) {

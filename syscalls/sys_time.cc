@@ -161,7 +161,9 @@ SyscallResult sys_clock_nanosleep(CurrentTask& task, int clock, int flags, UserI
   bool can_sleep = clock == CLOCK_REALTIME || clock == CLOCK_MONOTONIC || clock == CLOCK_BOOTTIME ||
                    clock == CLOCK_TAI || clock == CLOCK_REALTIME_ALARM ||
                    clock == CLOCK_BOOTTIME_ALARM;
-  if (is_host_clock(clock) && !can_sleep) return Errno(EOPNOTSUPP);
+  // CLOCK_THREAD_CPUTIME_ID would never end; the others have no timers.
+  if ((is_host_clock(clock) && !can_sleep) || clock == CLOCK_THREAD_CPUTIME_ID)
+    return Errno(EOPNOTSUPP);
   if (!can_sleep && !is_cpu_clock(clock)) return Errno(EINVAL);
   TimeSpec wanted = TRY(task.copy_in(time));
   if (!is_valid(wanted)) return Errno(EINVAL);
