@@ -13,15 +13,13 @@ namespace caisson::runtime {
 struct SandboxOptions {
   std::vector<std::string> command;      // not empty
   std::vector<std::string> environment;  // "NAME=value"
-  std::string
-      directory;  // working directory inside; empty: the caller's if it exists inside, else /
+  // Working directory inside; empty: the caller's if it exists inside, else /.
+  std::string directory;
   bool directory_required = false;  // it was asked for: fail if it is not there
   std::string hostname = "caisson";
   uint64_t memory_bytes = 0;  // limit of guest memory; 0: what the host has free
   int cpus = 0;               // 0: all that the caller may use
   bool strace = false;
-  bool root_shared =
-      false;  // the host's root may change while the sandbox runs: look again each time
   Posture required_posture = Posture::kNested;
 };
 

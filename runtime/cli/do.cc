@@ -60,8 +60,6 @@ void add_do(CLI::App& app, Action& action) {
       ->required();
   verb->add_flag("--strace", arguments->options.strace,
                  "Print every system call to standard error");
-  verb->add_flag("--root-shared", arguments->options.root_shared,
-                 "The host's files may change meanwhile: look at them again at every use");
   verb->add_option("--memory", arguments->memory,
                    "Limit of the sandbox's memory, such as 512M or 2G")
       ->check([](const std::string& text) {
