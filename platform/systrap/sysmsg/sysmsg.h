@@ -109,11 +109,23 @@
 
 #ifndef __ASSEMBLER__
 
+#if __STDC_HOSTED__
 #include <atomic>
+#endif
 #include <cstddef>
 #include <cstdint>
 
 namespace caisson::systrap {
+
+// A word that both sides change. Stub code, which is freestanding, only needs its place: clang's
+// <atomic> does not compile for general registers alone.
+#if __STDC_HOSTED__
+template <typename T>
+using Shared = std::atomic<T>;
+#else
+template <typename T>
+using Shared = T;
+#endif
 
 struct GateRegisters {
   uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip,
@@ -121,7 +133,7 @@ struct GateRegisters {
 };
 
 struct Slot {
-  std::atomic<uint32_t> state;
+  Shared<uint32_t> state;
   uint32_t pad0;
   uint64_t self;
   uint64_t gate;
@@ -145,22 +157,22 @@ struct Order {
 };
 
 struct OrderPage {
-  std::atomic<uint32_t> tail;
+  Shared<uint32_t> tail;
   uint32_t ack_fd;
   alignas(64) Order entries[ORDER_RING];
 };
 
 struct AckPage {
-  std::atomic<uint64_t> done;
-  std::atomic<uint64_t> failed;
+  Shared<uint64_t> done;
+  Shared<uint64_t> failed;
 };
 
 struct alignas(64) Sleeper {
-  std::atomic<uint32_t> asleep;
+  Shared<uint32_t> asleep;
 };
 
 struct ControlPage {
-  std::atomic<uint32_t> hot;
+  Shared<uint32_t> hot;
   uint32_t spin;
   uint32_t parent;
   uint32_t workers;
