@@ -101,9 +101,18 @@ SyscallResult sys_getrandom(CurrentTask& task, UserOut<uint8_t> buffer, size_t l
   return done;
 }
 
-// The worker that answers runs on the caller's CPU: it was woken by it, or polls for it.
+// The worker that was woken runs on the caller's CPU; one that polls may not. The caller's affinity
+// is never contradicted.
 SyscallResult sys_getcpu(CurrentTask& task, UserOut<uint32_t> cpu, UserOut<uint32_t> node) {
   int host_cpu = sched_getcpu();
+  {
+    MutexLock lock(task.task().mu);
+    const cpu_set_t& allowed = task.task().affinity;
+    if (host_cpu < 0 || !CPU_ISSET(host_cpu, &allowed)) {
+      host_cpu = 0;
+      while (host_cpu < CPU_SETSIZE - 1 && !CPU_ISSET(host_cpu, &allowed)) ++host_cpu;
+    }
+  }
   if (!cpu.is_null()) TRY(task.copy_out(cpu, static_cast<uint32_t>(std::max(host_cpu, 0))));
   if (!node.is_null()) TRY(task.copy_out(node, uint32_t{0}));
   return 0;
