@@ -238,7 +238,9 @@ int64_t Guest::handle(int signo, GuestCode code, uint64_t flags, uint64_t mask) 
 }
 
 KernelHarness::KernelHarness()
-    : memory(make_memory_file()), events(MUST(host::EventLoop::create())), table(amd64_syscalls()) {
+    : memory(make_memory_file(uint64_t{1} << 34)),
+      events(MUST(host::EventLoop::create())),
+      table(amd64_syscalls()) {
   MUST(events->start());
   KernelConfig config{.platform = platform,
                       .memory = *memory,
