@@ -1,11 +1,10 @@
 #include "strace/tracer.h"
 
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cinttypes>
 #include <cstdio>
+#include <cstring>
 #include <utility>
 
 #include "base/errno.h"
@@ -122,10 +121,11 @@ void Tracer::exited(CurrentTask& task, int wait_status) {
   int tid = task.task().tid();
   std::string call = take(tid);
   if (!call.empty()) print(tid, call + " = ?");
-  if (WIFSIGNALED(wait_status))
-    print(tid, "+++ killed by " + signal_text(WTERMSIG(wait_status)) + " +++");
+  int signo = wait_status & 0x7f;
+  if (signo != 0)
+    print(tid, "+++ killed by " + signal_text(signo) + " +++");
   else
-    print(tid, "+++ exited with " + std::to_string(WEXITSTATUS(wait_status)) + " +++");
+    print(tid, "+++ exited with " + std::to_string(wait_status >> 8 & 0xff) + " +++");
 }
 
 void Tracer::signal_delivered(CurrentTask& task, int signo, int code) {

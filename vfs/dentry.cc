@@ -74,6 +74,8 @@ RefOrNull<Dentry> Dentry::find_cached_locked(std::string_view name) {
 }
 
 Result<void> Dentry::check_current_locked(const Dentry& child) const {
+  // Where names come and go by themselves, callers can't change them.
+  if (!inode().filesystem().caches_dentries()) return Errno(child.is_negative() ? ENOENT : EPERM);
   auto it = children_.find(child.name());
   if (it == children_.end() || it->second.get() != &child) return Errno(kLookUpAgain);
   return {};

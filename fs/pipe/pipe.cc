@@ -73,8 +73,8 @@ Result<size_t> Pipe::write(UserBuffer& from) {
   size_t done = 0;
   {
     MutexLock lock(mu_);
-    if (readers_ == 0) return Errno(EPIPE);
     if (from.remaining() == 0) return 0;
+    if (readers_ == 0) return Errno(EPIPE);
     const size_t room = capacity_ - std::min(capacity_, used_);
     if (room == 0 || (from.remaining() <= kPipeBuf && room < from.remaining()))
       return Errno(EAGAIN);

@@ -20,6 +20,11 @@ int main(int argc, char** argv) {
   caisson::cli::add_do(app, action);
   caisson::cli::add_posture(app, action);
   caisson::cli::add_syscalls(app, action);
+  std::string first = argc > 1 ? argv[1] : "";
+  if (first.starts_with('-') && app.get_option_no_throw(first) == nullptr) {
+    std::fprintf(stderr, "caisson: unknown option '%s'; see caisson --help\n", first.c_str());
+    return kExitInternal;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {  // --help, --version
