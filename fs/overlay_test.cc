@@ -264,6 +264,40 @@ TEST_F(Overlay, DeepTreesAreReleasedWithoutRecursion) {
   }
 }
 
+// A filesystem whose names come and go, as proc's: one file, "there".
+struct FleetingFilesystem final : Filesystem {
+  const char* name() const override { return "fleeting"; }
+  Result<FilesystemStat> stat() override { return FilesystemStat(); }
+  bool caches_dentries() const override { return false; }
+};
+struct FleetingInode final : Inode {
+  FleetingInode(Ref<Filesystem> filesystem, uint32_t mode)
+      : Inode(std::move(filesystem), 1, mode, 0, 0) {}
+  Result<FileStat> stat() override { return FileStat(); }
+  Result<RefOrNull<Inode>> lookup(std::string_view name) override {
+    if (name != "there") return RefOrNull<Inode>();
+    Ref<Inode> file = make_ref<FleetingInode>(Ref<Filesystem>(filesystem()), S_IFREG | 0644);
+    return file.or_null();
+  }
+};
+
+TEST_F(Overlay, NamesThatAreNotCachedCannotBeChanged) {
+  ASSERT_EQ(error_of(make_directory(caller(), root(), "/p", 0755)), 0);
+  Ref<FleetingFilesystem> filesystem = make_ref<FleetingFilesystem>();
+  Ref<Inode> top = make_ref<FleetingInode>(filesystem, S_IFDIR | 0755);
+  ASSERT_EQ(
+      error_of(namespace_->attach(Mount::create(filesystem, Dentry::create_root(top), 0, "none"),
+                                  MUST(resolve("/p")))),
+      0);
+  EXPECT_EQ(error_of(resolve("/p/there")), 0);
+  EXPECT_EQ(error_of(open("/p/new", O_WRONLY | O_CREAT)), ENOENT);
+  EXPECT_EQ(error_of(make_directory(caller(), root(), "/p/new", 0755)), ENOENT);
+  EXPECT_EQ(error_of(make_directory(caller(), root(), "/p/there", 0755)), EEXIST);
+  EXPECT_EQ(error_of(remove_file(caller(), root(), "/p/there")), EPERM);
+  EXPECT_EQ(error_of(rename_path(caller(), root(), "/p/there", root(), "/p/new", 0)), EPERM);
+  EXPECT_EQ(error_of(make_link(caller(), MUST(resolve("/p/there")), root(), "/p/new")), ENOENT);
+}
+
 TEST_F(Overlay, TruncateSeekAndHoles) {
   auto file = MUST(open("/sparse", O_RDWR | O_CREAT));
   ASSERT_EQ(error_of(file->truncate(1 << 20)), 0);

@@ -41,10 +41,10 @@ Result<void> Dentry::rename(Dentry& old_directory, Dentry& old_child, Dentry& ne
     first.emplace(old_first ? old_directory.mu_ : new_directory.mu_);
     second.emplace(old_first ? new_directory.mu_ : old_directory.mu_);
   }
+  if (new_directory.is_removed()) return Errno(ENOENT);
   TRY(old_directory.check_current_locked(old_child));
   TRY(new_directory.check_current_locked(new_child));
   if (old_child.is_negative()) return Errno(ENOENT);
-  if (new_directory.is_removed()) return Errno(ENOENT);
   if (exchange && new_child.is_negative()) return Errno(ENOENT);
   if ((flags & RENAME_NOREPLACE) != 0 && !new_child.is_negative()) return Errno(EEXIST);
 
