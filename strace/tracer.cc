@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "abi/signal.h"
 #include "base/errno.h"
 #include "kernel/current_task.h"
 #include "kernel/task.h"
