@@ -95,6 +95,7 @@ void FileLocks::unlock(const RangeLock& range) {
 
 Result<void> FileLocks::flock(const FileDescription& file, int operation) {
   bool blocked = false;
+  bool released = false;
   {
     MutexLock guard(mu_);
     bool exclusive = operation == LOCK_EX;
@@ -103,6 +104,7 @@ Result<void> FileLocks::flock(const FileDescription& file, int operation) {
     if (mine != whole_.end()) {
       if (operation != LOCK_UN && mine->exclusive == exclusive) return {};
       whole_.erase(mine);
+      released = true;
     } else if (operation == LOCK_UN) {
       return {};
     }
@@ -113,7 +115,8 @@ Result<void> FileLocks::flock(const FileDescription& file, int operation) {
       if (!blocked) whole_.push_back(WholeLock{&file, exclusive});
     }
   }
-  queue_.notify(kEventOut);
+  // Nothing else: who only tried again would wake himself, for ever.
+  if (released) queue_.notify(kEventOut);
   if (blocked) return Errno(EWOULDBLOCK);
   return {};
 }
