@@ -141,6 +141,13 @@ void ExecOperation::commit(CurrentTask& current) {
   ThreadGroup& group = task.group;
   task.take_over_leadership();
 
+  // Before descriptors are closed: their end is how others learn that the exec went through.
+  {
+    MutexLock tree(task_tree_mu);
+    group.assert_tree_locked();
+    group.has_execed = true;
+    group.exit_signal = SIGCHLD;
+  }
   // Handlers and descriptors that other processes share stay theirs.
   {
     MutexLock lock(group.mu);
@@ -158,10 +165,6 @@ void ExecOperation::commit(CurrentTask& current) {
 
   task.give_up_address_space(current);
   install_image(task, std::move(image_));
-  MutexLock tree(task_tree_mu);
-  group.assert_tree_locked();
-  group.has_execed = true;
-  group.exit_signal = SIGCHLD;
 }
 
 // The other threads are gone; if the leader was another one, it left its number and its place.

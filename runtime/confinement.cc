@@ -87,9 +87,6 @@ uint64_t default_memory_limit() {
 Result<GuestMemory, Error> prepare_memory(uint64_t limit_bytes, bool namespaces) {
   GuestMemory memory;
   if (namespaces) {
-    // The copy of the host's mounts must not propagate to it.
-    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0)
-      return failed("making mounts private");
     char options[96];
     snprintf(options, sizeof options, "mode=0700,size=%llu,huge=advise",
              static_cast<unsigned long long>(limit_bytes));

@@ -18,7 +18,7 @@ struct GuestMemory {
 };
 
 // The file of all guest memory: unnamed, on a private tmpfs whose size is the limit; a memfd where
-// mounting is refused.
+// mounting is refused. With namespaces: mounts are private already.
 Result<GuestMemory, Error> prepare_memory(uint64_t limit_bytes, bool namespaces);
 
 // A descriptor of the host's root directory: a private read-only copy of its mount tree where that

@@ -19,12 +19,14 @@ struct FromKernel {
 
 struct FromLauncher {
   enum Kind : uint32_t {
-    kGo,      // id maps are written: `value` is 1 if there are namespaces
     kSignal,  // `value` is a signal for the program
   };
   uint32_t kind;
   int32_t value;
 };
+
+// The kernel process' end: the first descriptor after the standard ones.
+inline constexpr int kKernelSocket = 3;
 
 inline constexpr int kExitInternal = 125;   // Caisson itself failed
 inline constexpr int kExitCannotRun = 126;  // the program was found but can't be run

@@ -220,17 +220,12 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
 
 }  // namespace
 
-int run_kernel_process(const SandboxOptions& options, UniqueFd launcher) {
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+int run_kernel_process(const SandboxOptions& options, bool namespaces, UniqueFd launcher) {
   prctl(PR_SET_NAME, "caisson-kernel");
-  FromLauncher go;
-  if (recv(launcher.get(), &go, sizeof go, 0) != static_cast<ssize_t>(sizeof go))
-    return kExitInternal;
-  setsid();  // the terminal's signals reach the launcher, which passes them on
   reset_signals();
   raise_descriptor_limit();
   if (getenv("CAISSON_LOG") != nullptr) set_log_level(LogLevel::kDebug);
-  auto result = run(options, go.value == 1, launcher);
+  auto result = run(options, namespaces, launcher);
   if (!result.ok()) {
     tell(launcher, FromKernel::kFailed, result.error().exit_status, result.error().text);
     return result.error().exit_status;

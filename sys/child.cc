@@ -1,4 +1,5 @@
-// What a started child does between clone and exec: run_child(), all of it in this file.
+// What a started child does between clone and exec (or the function that runs in place of a
+// program): run_child(), all of it in this file.
 //
 // Rules. The child may share its memory with the caller, whose other threads run on; their locks
 // may be held for ever as far as the child is concerned. So, here:
@@ -175,6 +176,7 @@ void set_pdeathsig(ChildPlan* plan) {
     const long ready = must(plan, Step::kPdeathsig,
                             raw_syscall(SYS_ppoll, raw_arg(&parent), 1, raw_arg(&no_wait), 0, 8));
     if (ready != 0) end_child();
+    raw_syscall(SYS_close, plan->parent_pidfd).ignore();
   } else if (raw_syscall(SYS_getppid).value() != plan->parent_pid) {
     end_child();
   }
@@ -208,7 +210,16 @@ void place_files(ChildPlan* plan) {
   }
 }
 
-// Hosts before Linux 5.11: mark what /proc/self/fd lists.
+// No exec will close them: all but the report socket are closed now.
+RawResult close_others(ChildPlan* plan, int first) {
+  if (plan->report_fd > first) {
+    const RawResult below = raw_syscall(SYS_close_range, first, plan->report_fd - 1, 0);
+    if (!below.ok()) return below;
+  }
+  return raw_syscall(SYS_close_range, plan->report_fd + 1, static_cast<long>(~0u), 0);
+}
+
+// Hosts before Linux 5.11 (5.9 for functions): what /proc/self/fd lists is marked, or closed.
 void mark_others_by_listing(ChildPlan* plan, int first) {
   struct Entry {
     uint64_t ino;
@@ -232,6 +243,10 @@ void mark_others_by_listing(ChildPlan* plan, int first) {
       int fd = 0;
       for (const char* digit = entry->name; *digit != '\0'; ++digit) fd = fd * 10 + (*digit - '0');
       if (fd < first) continue;
+      if (plan->function != nullptr) {
+        if (fd != dir && fd != plan->report_fd) raw_syscall(SYS_close, fd).ignore();
+        continue;
+      }
       must(plan, Step::kCloseOthers, raw_syscall(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC));
     }
   }
@@ -242,7 +257,9 @@ void mark_others(ChildPlan* plan) {
   if (!plan->close_others) return;
   const int first = plan->file_count < 3 ? 3 : plan->file_count;
   const RawResult marked =
-      raw_syscall(SYS_close_range, first, static_cast<long>(~0u), CLOSE_RANGE_CLOEXEC);
+      plan->function != nullptr
+          ? close_others(plan, first)
+          : raw_syscall(SYS_close_range, first, static_cast<long>(~0u), CLOSE_RANGE_CLOEXEC);
   if (marked.ok()) return;
   if (marked.value() == -ENOSYS || marked.value() == -EINVAL) {
     mark_others_by_listing(plan, first);
@@ -254,6 +271,20 @@ void mark_others(ChildPlan* plan) {
 void set_terminal(ChildPlan* plan) {
   if (plan->noctty) must(plan, Step::kNoctty, raw_syscall(SYS_ioctl, 0, TIOCNOTTY, 0));
   if (plan->setctty) must(plan, Step::kSetctty, raw_syscall(SYS_ioctl, plan->ctty, TIOCSCTTY, 1));
+}
+
+void restore_signal_mask(ChildPlan* plan) {
+  must(plan, Step::kSignalMask,
+       raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&plan->caller_mask), 0,
+                   sizeof(plan->caller_mask)));
+}
+
+[[noreturn]] void run_function(ChildPlan* plan) {
+  restore_signal_mask(plan);
+  send_report(plan, Report::kExecuting, 0, 0, 0);
+  raw_syscall(SYS_close, plan->report_fd).ignore();
+  plan->function(plan->function_argument);
+  end_child();
 }
 
 }  // namespace
@@ -277,14 +308,13 @@ void run_child(ChildPlan* plan) {
   mark_others(plan);
   set_terminal(plan);
   if (plan->ptrace) must(plan, Step::kPtrace, raw_syscall(SYS_ptrace, PTRACE_TRACEME));
+  if (plan->function != nullptr) run_function(plan);
   if (plan->report_fd >= 0) {
     send_report(plan, Report::kExecuting, 0, 0, 0);
   } else {
     plan->executing = true;
   }
-  must(plan, Step::kSignalMask,
-       raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&plan->caller_mask), 0,
-                   sizeof(plan->caller_mask)));
+  restore_signal_mask(plan);
   const RawResult executed =
       raw_syscall(SYS_execve, raw_arg(plan->path), raw_arg(plan->argv), raw_arg(plan->envp));
   fail(plan, Step::kExec, static_cast<int>(-executed.value()));

@@ -1,4 +1,5 @@
-// ChildPlan: all that the child does between clone and exec, prepared by the caller.
+// ChildPlan: all that the child does between clone and exec (or its function), prepared by the
+// caller.
 //
 // One per start, on the caller's stack. In shared-memory mode the child reads and writes the very
 // object; in copied-memory mode its own copy, and it reports through report_fd.
@@ -18,7 +19,7 @@ struct Report {
     kFailure,    // child -> caller: step, error, index
     kWantMaps,   // child -> caller: I am in my user namespace
     kMapsDone,   // caller -> child
-    kExecuting,  // child -> caller: nothing is left to do but exec
+    kExecuting,  // child -> caller: nothing is left to do but exec, or to run the function
   };
   int32_t kind;
   int32_t step;
@@ -55,6 +56,9 @@ struct ChildPlan {
   const char* path = nullptr;
   char* const* argv = nullptr;
   char* const* envp = nullptr;
+  // In place of a program; never returns. `path`, `argv` and `envp` are unused then.
+  void (*function)(void* argument) = nullptr;
+  void* function_argument = nullptr;
   const char* dir = nullptr;     // null: stay
   const char* chroot = nullptr;  // null: stay
 

@@ -12,8 +12,8 @@ namespace {
 using host::raw_arg;
 using host::RawResult;
 
-// The system call returns in the caller; the child begins on the stack named in the call, calls
-// run_child(plan) there and never comes back.
+// The system call returns in the caller; the child begins on the stack named in the call (none: on
+// its copy of this one), calls run_child(plan) there and never comes back.
 RawResult call_and_enter_child(long nr, long a1, long a2, long a3, long a4, long a5,
                                ChildPlan* plan) {
   long result;
@@ -26,6 +26,7 @@ RawResult call_and_enter_child(long nr, long a1, long a2, long a3, long a4, long
       "test %%rax, %%rax\n\t"
       "jnz 1f\n\t"
       "xor %%ebp, %%ebp\n\t"
+      "and $-16, %%rsp\n\t"
       "mov %%r12, %%rdi\n\t"
       "call *%%r13\n\t"
       "ud2\n"
@@ -63,7 +64,8 @@ RawResult by_clone(const CloneRequest& request, bool want_pidfd, ChildPlan& plan
   if (want_pidfd) flags |= CLONE_PIDFD;
   plan.reset_signals = true;
   plan.join_cgroup_fd = request.cgroup_fd;
-  return call_and_enter_child(SYS_clone, flags, raw_arg(request.stack + request.stack_size),
+  return call_and_enter_child(SYS_clone, flags,
+                              raw_arg(request.stack) + static_cast<long>(request.stack_size),
                               want_pidfd ? raw_arg(pidfd) : 0, 0, 0, &plan);
 }
 

@@ -12,6 +12,7 @@
 #include "sys/child.h"
 #include "sys/clone.h"
 #include "sys/file_plan.h"
+#include "sys/function_child.h"
 #include "sys/id_maps.h"
 #include "sys/start_check.h"
 
@@ -58,7 +59,9 @@ std::vector<char*> pointers_to(const std::vector<std::string>& strings) {
 // One start. Lives on the caller's stack for its duration; owns all that the plan points to.
 class Start {
  public:
-  Start(const std::string& path, const std::vector<std::string>& argv, const ProcAttr& attr);
+  explicit Start(const ProcAttr& attr);
+  void set_program(const std::string& path, const std::vector<std::string>& argv);
+  void set_function(ChildFunction function, void* argument);
   Result<Process, StartError> run(bool want_pidfd);
 
  private:
@@ -70,13 +73,15 @@ class Start {
   const SysProcAttr& sys() const { return attr_.sys; }
   // Both parts run at a time, so a socket connects them instead of vfork's suspension.
   bool needs_socket() const {
-    return copies_memory(attr_) || plan_.maps_after_clone || plan_.maps_after_unshare;
+    return copies_memory() || plan_.maps_after_clone || plan_.maps_after_unshare;
   }
+  bool copies_memory() const { return plan_.function != nullptr || sys::copies_memory(attr_); }
 
   const ProcAttr& attr_;
   std::shared_ptr<const EnvironmentSnapshot> environment_;
   std::vector<char*> argv_;
   std::vector<char*> env_;
+  internal::FunctionCall call_;
   std::vector<internal::FileStep> file_steps_;
   ChildPlan plan_;
   UniqueFd report_;        // the caller's end
@@ -84,17 +89,26 @@ class Start {
   UniqueFd parent_pidfd_;
 };
 
-Start::Start(const std::string& path, const std::vector<std::string>& argv, const ProcAttr& attr)
-    : attr_(attr), argv_(pointers_to(argv)), file_steps_(internal::plan_files(attr.files)) {
+void Start::set_program(const std::string& path, const std::vector<std::string>& argv) {
+  argv_ = pointers_to(argv);
   plan_.path = path.c_str();
   plan_.argv = argv_.data();
-  if (attr.env) {
-    env_ = pointers_to(*attr.env);
+  if (attr_.env) {
+    env_ = pointers_to(*attr_.env);
     plan_.envp = env_.data();
   } else {
     environment_ = environment_snapshot();
     plan_.envp = environment_->pointers();
   }
+}
+
+void Start::set_function(ChildFunction function, void* argument) {
+  call_ = internal::make_function_call(function, argument);
+  plan_.function = internal::run_function_call;
+  plan_.function_argument = &call_;
+}
+
+Start::Start(const ProcAttr& attr) : attr_(attr), file_steps_(internal::plan_files(attr.files)) {
   plan_.dir = attr.dir.empty() ? nullptr : attr.dir.c_str();
   plan_.chroot = sys().chroot.empty() ? nullptr : sys().chroot.c_str();
   plan_.file_steps = file_steps_.data();
@@ -172,13 +186,15 @@ Result<Process, StartError> Start::run(bool want_pidfd) {
   internal::CloneRequest request;
   request.flags = sys().clone_flags & ~uint64_t{CLONE_PIDFD | CLONE_CLEAR_SIGHAND |
                                                 CLONE_INTO_CGROUP | CLONE_VM | CLONE_VFORK};
-  if (!copies_memory(attr_)) request.flags |= CLONE_VM;
+  if (!copies_memory()) request.flags |= CLONE_VM;
   if (!needs_socket()) request.flags |= CLONE_VFORK;
   request.want_pidfd = want_pidfd;
   if (sys().use_cgroup_fd) request.cgroup_fd = sys().cgroup_fd;
   alignas(16) std::byte stack[kChildStackSize];
-  request.stack = stack;
-  request.stack_size = sizeof(stack);
+  if (plan_.function == nullptr) {
+    request.stack = stack;
+    request.stack_size = sizeof(stack);
+  }
 
   fork_lock().lock();
   const SignalBlock block;
@@ -263,7 +279,18 @@ Result<Process, StartError> start_process(const std::string& path,
                                           const std::vector<std::string>& argv,
                                           const ProcAttr& attr) {
   if (auto problem = internal::check_attributes(path, argv, attr)) return std::move(*problem);
-  return Start(path, argv, attr).run(/*want_pidfd=*/true);
+  Start start(attr);
+  start.set_program(path, argv);
+  return start.run(/*want_pidfd=*/true);
+}
+
+Result<Process, StartError> start_function(ChildFunction function, void* argument,
+                                           const ProcAttr& attr) {
+  if (auto problem = internal::check_function_attributes(function, attr))
+    return std::move(*problem);
+  Start start(attr);
+  start.set_function(function, argument);
+  return start.run(/*want_pidfd=*/true);
 }
 
 Result<int, StartError> fork_exec(const std::string& path, const std::vector<std::string>& argv,
@@ -272,7 +299,9 @@ Result<int, StartError> fork_exec(const std::string& path, const std::vector<std
   if ((attr.sys.clone_flags & CLONE_PIDFD) != 0)
     return StartError{Step::kAttributes, Errno(EINVAL), -1,
                       "clone_flags: CLONE_PIDFD is for start_process"};
-  auto process = Start(path, argv, attr).run(/*want_pidfd=*/false);
+  Start start(attr);
+  start.set_program(path, argv);
+  auto process = start.run(/*want_pidfd=*/false);
   if (!process.ok()) return process.error();
   return process->pid();
 }

@@ -19,7 +19,7 @@ std::string entry(const char* field, size_t index) {
 
 bool holds_nul(const std::string& text) { return text.find('\0') != std::string::npos; }
 
-Problem check_strings(const std::string& path, const std::vector<std::string>& argv,
+Problem check_program(const std::string& path, const std::vector<std::string>& argv,
                       const ProcAttr& attr) {
   if (holds_nul(path)) return bad("path holds a NUL byte");
   if (argv.empty()) return bad("argv is empty: it needs at least the program's name");
@@ -30,6 +30,10 @@ Problem check_strings(const std::string& path, const std::vector<std::string>& a
     for (size_t i = 0; i < attr.env->size(); ++i)
       if (holds_nul((*attr.env)[i]))
         return bad(entry("env", i) + " holds a NUL byte", EINVAL, static_cast<int>(i));
+  return std::nullopt;
+}
+
+Problem check_directories(const ProcAttr& attr) {
   if (holds_nul(attr.dir)) return bad("dir holds a NUL byte");
   if (holds_nul(attr.sys.chroot)) return bad("chroot holds a NUL byte");
   return std::nullopt;
@@ -93,12 +97,8 @@ Problem check_terminal(const ProcAttr& attr) {
   return std::nullopt;
 }
 
-}  // namespace
-
-std::optional<StartError> check_attributes(const std::string& path,
-                                           const std::vector<std::string>& argv,
-                                           const ProcAttr& attr) {
-  if (Problem problem = check_strings(path, argv, attr)) return problem;
+Problem check_both_kinds(const ProcAttr& attr) {
+  if (Problem problem = check_directories(attr)) return problem;
   if (Problem problem = check_clone_flags(attr)) return problem;
   if (Problem problem = check_maps(attr.sys)) return problem;
   if (Problem problem = check_terminal(attr)) return problem;
@@ -111,6 +111,22 @@ std::optional<StartError> check_attributes(const std::string& path,
   if (attr.sys.pdeathsig.number() < 0 || attr.sys.pdeathsig.number() > 64)
     return bad("pdeathsig is not a signal");
   return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<StartError> check_attributes(const std::string& path,
+                                           const std::vector<std::string>& argv,
+                                           const ProcAttr& attr) {
+  if (Problem problem = check_program(path, argv, attr)) return problem;
+  return check_both_kinds(attr);
+}
+
+std::optional<StartError> check_function_attributes(ChildFunction function, const ProcAttr& attr) {
+  if (function == nullptr) return bad("function is null");
+  if (attr.env) return bad("env is for programs, not for functions");
+  if (attr.sys.ptrace) return bad("ptrace is for programs, not for functions");
+  return check_both_kinds(attr);
 }
 
 }  // namespace caisson::sys::internal

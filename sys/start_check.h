@@ -14,5 +14,7 @@ namespace caisson::sys::internal {
 std::optional<StartError> check_attributes(const std::string& path,
                                            const std::vector<std::string>& argv,
                                            const ProcAttr& attr);
+// The same for start_function().
+std::optional<StartError> check_function_attributes(ChildFunction function, const ProcAttr& attr);
 
 }  // namespace caisson::sys::internal

@@ -80,6 +80,12 @@ class TextRulesTest(unittest.TestCase):
         self.assertEqual(self.poison("host/a.cc", "long r = syscall(39);"), [])
         self.assertEqual(self.poison("kernel/a.cc", "// syscall(2) does it\nhandle_syscall(task);"), [])
 
+    def test_starts_through_sys(self):
+        for text in ("pid = fork();", "auto pid = raw(SYS_clone, flags);", "::execve(path, argv, envp);", "posix_spawn(&pid);"):
+            self.assertEqual(self.poison("runtime/a.cc", text), ["starts-through-sys"], text)
+        self.assertEqual(self.poison("runtime/a.cc", "kernel.exec(path); sys::start_function(f, nullptr);"), [])
+        self.assertEqual(self.poison("platform/a.cc", "pid = fork();"), [])
+
     def test_host_headers(self):
         self.assertEqual(self.poison("kernel/a.h", "#include <sys/signal.h>\n"), ["abi-room"])
         self.assertEqual(self.poison("fs/a.cc", "#include <signal.h>\n"), ["abi-room"])

@@ -34,6 +34,11 @@ POISONS = [
     Poison("host-calls-in-host", r"(asm|__asm__)\b[^;]*\bsyscall\b",
            "host system calls are made in host/ (typed wrappers) and by psx, sys and the platform",
            exempt=("host", "psx", "sys", "platform") + GUEST_ROOMS),
+    Poison("starts-through-sys",
+           r"(?<![\w.>])(::|std::)?(v?fork|clone[23]?|posix_spawnp?|exec(l|lp|le|v|vp|vpe|ve|veat)|fexecve|system|"
+           r"popen|daemon)\s*\(|\bSYS_(v?fork|clone3?|execve(at)?)\b(?!, \")",  # followed by a reason: a filter's rule
+           "processes and programs are started through sys/ (start_process, start_function)",
+           rooms=("runtime",)),
     # Those of glibc's headers whose structures are not the kernel's.
     Poison("abi-room",
            r"#\s*include\s*<(c?signal(\.h)?|ucontext\.h|termios\.h|mqueue\.h|"

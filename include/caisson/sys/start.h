@@ -5,6 +5,8 @@
 // memory until it runs the program (as after vfork(2)), so that a start costs the same from a large
 // process as from a small one; copies_memory() says for which attributes it cannot.
 //
+// start_function() runs a function of this program in the child instead, in a copy of its memory.
+//
 // Signals: the child gets the caller's mask; handled signals are reset, ignored ones stay ignored,
 // as after execve(2). No pthread_atfork() function runs. The calling thread is not interrupted
 // by signals until the program runs; other threads go on.
@@ -123,7 +125,7 @@ enum class Step : uint8_t {
   kSetctty,      // TIOCSCTTY
   kPtrace,
   kSignalMask,  // rt_sigprocmask(2)
-  kExec,
+  kExec,        // execve(2); start_function() has no such step
 };
 
 // "setgroups", "exec".
@@ -174,6 +176,20 @@ Result<Process, StartError> start_process(const std::string& path,
 // The same; only the number comes back.
 Result<int, StartError> fork_exec(const std::string& path, const std::vector<std::string>& argv,
                                   const ProcAttr& attr = {});
+
+// What runs in a child that start_function() makes; its result is the exit status.
+using ChildFunction = int (*)(void* argument);
+
+// Starts a child that runs `function(argument)` in place of a program: a copy of this process with
+// this thread alone, as after fork(2), to which everything in `attr` is done first. It ends with
+// the function, without atexit functions or flushing. What differs from a program:
+//  - descriptors are closed in the child, not marked: it has `files` and nothing else. With
+//    keep_other_files it has all of the caller's, close-on-exec or not;
+//  - `env` and `ptrace` are for programs: EINVAL;
+//  - no pthread_atfork() function has run: if the caller has other threads, their locks may be held
+//    for ever, and the function must keep to what a signal handler may do.
+Result<Process, StartError> start_function(ChildFunction function, void* argument,
+                                           const ProcAttr& attr = {});
 
 // Does a start with these attributes copy the caller's memory map first, as fork(2) does? True for
 //  - credential: a process that changes its ids makes the memory it runs in undumpable, and that
