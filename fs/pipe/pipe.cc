@@ -25,6 +25,8 @@ PipeTable& pipe_table() {
   return *table;
 }
 
+bool is_fifo_inode(const Inode& inode) { return &inode.filesystem() != &*anonymous_filesystem(); }
+
 }  // namespace
 
 void Pipe::grow_locked(size_t wanted) {
@@ -116,7 +118,7 @@ Pipe::Opened Pipe::add(bool reader, bool writer) {
   Opened before;
   {
     MutexLock lock(mu_);
-    before = Opened{reader_opens_, writer_opens_};
+    before = Opened{reader_opens_, writer_opens_, writers_ != 0};
     if (reader) {
       ++readers_;
       ++reader_opens_;
@@ -208,16 +210,22 @@ Result<Ref<FileDescription>> PipeEnd::open(const Path& path, uint32_t flags, con
   PipeTable& table = pipe_table();
   MutexLock lock(table.mu);
   auto it = table.pipes.find(&path.inode());
-  if (writer && !reader && (flags & O_NONBLOCK) != 0 &&
+  // A pipe(2) is there as long as one end is open, which is how it was found.
+  if (writer && !reader && is_fifo_inode(path.inode()) && (flags & O_NONBLOCK) != 0 &&
       (it == table.pipes.end() || !it->second->has_readers()))
     return Errno(ENXIO);
   if (it == table.pipes.end()) it = table.pipes.emplace(&path.inode(), make_ref<Pipe>()).first;
   Ref<PipeEnd> end = adopt_ref(new PipeEnd(path, flags, it->second));
   end->at_open_ = end->pipe_->add(reader, writer);
+  if (end->is_fifo() && end->is_nonblocking() && !end->at_open_.has_writers)
+    end->not_hung_up_until_ = end->at_open_.writer_opens;
   return Ref<FileDescription>(end);
 }
 
+bool PipeEnd::is_fifo() const { return is_fifo_inode(inode()); }
+
 bool PipeEnd::is_open_complete() {
+  if (!is_fifo()) return true;
   if (is_readable() && is_writable()) return true;
   if (is_nonblocking()) return true;
   return is_readable() ? pipe_->has_writer_since(at_open_.writer_opens)
@@ -233,7 +241,7 @@ Result<size_t> PipeEnd::write(UserBuffer& from, IoFlags flags) {
   return pipe_->write(from);
 }
 EventMask PipeEnd::readiness(EventMask mask) {
-  return pipe_->readiness(is_readable(), is_writable(), mask, at_open_.writer_opens);
+  return pipe_->readiness(is_readable(), is_writable(), mask, not_hung_up_until_);
 }
 
 }  // namespace caisson

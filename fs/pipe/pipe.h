@@ -32,6 +32,7 @@ class Pipe final : public RefCounted<Pipe> {
   // Adds or removes ends. Returns the number of opens of the other kind so far.
   struct Opened {
     uint64_t reader_opens, writer_opens;
+    bool has_writers;
   };
   Opened add(bool reader, bool writer);
   void remove(bool reader, bool writer);
@@ -88,9 +89,12 @@ class PipeEnd final : public FileDescription {
 
  private:
   PipeEnd(Path path, uint32_t flags, Ref<Pipe> pipe);
+  // pipe(2)'s, opened again through /proc/PID/fd: never waits for the other end.
+  bool is_fifo() const;
 
   const Ref<Pipe> pipe_;
-  Pipe::Opened at_open_{};  // set once before start
+  Pipe::Opened at_open_{};          // set once before start
+  uint64_t not_hung_up_until_ = 0;  // opens for writing; set once before start
 };
 
 }  // namespace caisson

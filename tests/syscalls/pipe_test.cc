@@ -1,5 +1,6 @@
 // pipe(2), pipe2(2), pipe(7): data, capacity, ends, errors, blocking, interruption.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -334,6 +335,24 @@ TEST(Fifo, OpenWaitsForTheOtherEnd) {
   char buffer[5] = {};
   EXPECT_THAT(read(read_end.get(), buffer, 4), SucceedsWith(4));
   EXPECT_STREQ(buffer, "fifo");
+}
+
+// Shells do this for <(command) when the command has ended already.
+TEST(Pipe, OpensAgainThroughProcWithoutWaiting) {
+  test::Pipe pipe = must_pipe();
+  write_all(pipe.write_end.get(), "left");
+  pipe.write_end.reset();
+  alarm(10);
+  UniqueFd again = must_open("/proc/self/fd/" + std::to_string(pipe.read_end.get()), O_RDONLY);
+  EXPECT_EQ(read_all(again.get()), "left");
+  pollfd poller{again.get(), POLLIN, 0};
+  EXPECT_THAT(poll(&poller, 1, 0), SucceedsWith(1));
+  EXPECT_EQ(poller.revents, POLLHUP);
+  // Nobody reads when the last reader is gone: then this end alone is left to be found.
+  UniqueFd writer =
+      must_open("/proc/self/fd/" + std::to_string(again.get()), O_WRONLY | O_NONBLOCK);
+  EXPECT_THAT(write(writer.get(), "x", 1), SucceedsWith(1));
+  alarm(0);
 }
 
 }  // namespace
