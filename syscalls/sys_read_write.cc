@@ -204,7 +204,9 @@ class CopyOperation final : public Operation {
   }
   void disarm() override { armed_->remove_waiter(entry_); }
   StepResult interrupted(CurrentTask& task) override {
-    return done_ != 0 ? finish(task) : StepResult(Errno(kERESTARTSYS));
+    if (done_ != 0) return finish(task);
+    give_back();
+    return Errno(kERESTARTSYS);
   }
   const char* name() const override { return "splice_direct"; }
 
@@ -228,20 +230,24 @@ class CopyOperation final : public Operation {
       waits_for_input_ = input;
       return MustWait{};
     }
-    return done_ != 0 ? finish(task) : StepResult(error);
+    if (done_ != 0) return finish(task);
+    give_back();
+    return error;
   }
-  StepResult finish(CurrentTask& task) {
-    // What was read and not written goes back, where the file can.
+  // What was read and not written.
+  void give_back() {
     uint64_t rest = held_end_ - held_begin_;
     held_begin_ = held_end_;
-    if (rest != 0) {
-      if (in_.offset) {
-        *in_.offset -= rest;
-      } else {
-        Result<uint64_t> back = in_.file->lseek(-static_cast<int64_t>(rest), SEEK_CUR);
-        (void)back;
-      }
+    if (rest == 0) return;
+    if (in_.offset) {
+      *in_.offset -= rest;
+      return;
     }
+    Result<uint64_t> back = in_.file->lseek(-static_cast<int64_t>(rest), SEEK_CUR);
+    (void)back;
+  }
+  StepResult finish(CurrentTask& task) {
+    give_back();
     for (const End* end : {&in_, &out_}) {
       if (end->offset_addr == 0) continue;
       Result<void> told =
@@ -277,6 +283,8 @@ SyscallResult sys_sendfile(CurrentTask& task, int out_fd, int in_fd, UserInOut<i
   }
   Ref<FileDescription> out = TRY(get_for(task, out_fd, Direction::kWrite));
   if (in->inode().is_directory()) return Errno(EINVAL);
+  // What the target does not take must find its way back.
+  if (!in->lseek(0, SEEK_CUR).ok()) return Errno(EINVAL);
   if ((out->flags() & O_APPEND) != 0) return Errno(EINVAL);
   count = std::min<uint64_t>(count, UserBuffer::kMaxBytes);
   return run(task, CopyOperation(std::move(from), {out, std::nullopt, 0}, count));

@@ -1,6 +1,7 @@
 // read, write, readv, writev, pread, pwrite and their v2 forms on regular files and pipes.
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -206,6 +207,35 @@ TEST_F(ReadWrite, CountIsCappedNotRefused) {
   UniqueFd null = must_open("/dev/null", O_WRONLY);
   EXPECT_THAT(write(null.get(), buffer, 1ULL << 32), SucceedsWith(0x7ffff000));
   munmap(buffer, 1ULL << 32);
+}
+
+TEST_F(ReadWrite, SendfileIntoAFullPipeKeepsTheRest) {
+  UniqueFd file = make(std::string(200'000, 'x'));
+  int ends[2];
+  ASSERT_THAT(pipe2(ends, O_NONBLOCK), Succeeds());
+  UniqueFd reader(ends[0]), writer(ends[1]);
+  ASSERT_THAT(write(writer.get(), "begin", 5), SucceedsWith(5));
+  ssize_t sent = sendfile(writer.get(), file.get(), nullptr, 200'000);
+  ASSERT_GT(sent, 0);
+  ASSERT_LT(sent, 200'000);
+  EXPECT_THAT(lseek(file.get(), 0, SEEK_CUR), SucceedsWith(sent));
+  EXPECT_THAT(sendfile(writer.get(), file.get(), nullptr, 200'000), FailsWith(EAGAIN));
+  EXPECT_THAT(lseek(file.get(), 0, SEEK_CUR), SucceedsWith(sent));
+}
+
+// What a pipe gave could not go back if the target had no room.
+TEST_F(ReadWrite, SendfileRefusesPipesAsSource) {
+  UniqueFd file = make("");
+  int from[2], to[2];
+  ASSERT_THAT(pipe(from), Succeeds());
+  UniqueFd from_reader(from[0]), from_writer(from[1]);
+  ASSERT_THAT(pipe(to), Succeeds());
+  UniqueFd to_reader(to[0]), to_writer(to[1]);
+  ASSERT_THAT(write(from_writer.get(), "data", 4), SucceedsWith(4));
+  EXPECT_THAT(sendfile(to_writer.get(), from_reader.get(), nullptr, 4), FailsWith(EINVAL));
+  EXPECT_THAT(sendfile(file.get(), from_reader.get(), nullptr, 4), FailsWith(EINVAL));
+  char buffer[8];
+  EXPECT_THAT(read(from_reader.get(), buffer, sizeof buffer), SucceedsWith(4));
 }
 
 TEST_F(ReadWrite, FileSizeLimit) {
