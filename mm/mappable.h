@@ -24,6 +24,8 @@
 
 namespace caisson {
 
+class MappingRegistry;
+
 // What /proc/PID/maps shows of a file.
 struct MappedFileInfo {
   uint32_t device_major = 0;
@@ -45,6 +47,9 @@ class Mappable : public RefCounted<Mappable> {
   virtual MappedFileInfo info() const = 0;
   // The same for all mappables of one file: shared futexes are told apart by it.
   virtual const void* identity() const { return this; }
+
+  // Who maps the file; null for files whose content never goes away under a mapping.
+  virtual MappingRegistry* registry() { return nullptr; }
 
   // kHostFile only.
   virtual Result<Ref<platform::MappableFile>> host_file() { return Errno(ENODEV); }

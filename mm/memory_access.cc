@@ -172,7 +172,7 @@ Result<FutexKey> MemoryManager::futex_key(GuestAddr addr, bool shared) {
   if (it == vmas_.end()) return Errno(EFAULT);
   const Vma& vma = it->second;
   if (!vma.is_shared() || !vma.file) return FutexKey{this, addr, nullptr};
-  return FutexKey{vma.file->identity(), vma.file_offset(addr), vma.file};
+  return FutexKey{vma.file->identity(), vma.file_offset(addr), vma.file.ref()};
 }
 
 }  // namespace caisson

@@ -27,6 +27,12 @@ FaultOutcome signal_outcome(int signo, int code) {
   return {FaultOutcome::Kind::kSignal, signo, code};
 }
 
+bool copies_by_page(const Vma& vma) {
+  if (vma.has(kVmaCopyByPage)) return true;
+  MappingRegistry* registry = vma.file->registry();
+  return registry != nullptr && registry->has_writers();
+}
+
 bool needs_copy_to_write(const Vma& vma) {
   return vma.file && !vma.is_shared() && vma.file->kind() != Mappable::Kind::kZero;
 }
@@ -182,7 +188,7 @@ void MemoryManager::install_copy_locked(const Vma& vma, PreparedCopy& copy, Garb
   copy.range = {};
   if (unused.empty()) return;
   GuestAddr copy_end = copy.start + unused.length;
-  bool fits = vma.file == copy.file && !vma.is_shared() && copy.start < vma.end &&
+  bool fits = vma.file.ref() == copy.file && !vma.is_shared() && copy.start < vma.end &&
               vma.start < copy_end &&
               vma.offset - vma.start == copy.offset - copy.start;  // wraps alike on both sides
   if (!fits) {
@@ -227,7 +233,7 @@ bool MemoryManager::find_copies_locked(GuestAddr start, GuestAddr end,
   for (auto it = vmas_.first_ending_after(start); it != vmas_.end() && it->second.start < end;
        ++it) {
     const Vma& vma = it->second;
-    if (!needs_copy_to_write(vma)) continue;
+    if (!needs_copy_to_write(vma) || copies_by_page(vma)) continue;
     GuestAddr at = std::max(start, vma.start);
     GuestAddr limit = std::min(end, vma.end);
     while (at < limit) {
@@ -243,7 +249,7 @@ bool MemoryManager::find_copies_locked(GuestAddr start, GuestAddr end,
         stop = pma->second.start;
         break;
       }
-      wanted.push_back({at, stop, vma.file, vma.file_offset(at), {}});
+      wanted.push_back({at, stop, vma.file.ref(), vma.file_offset(at), {}});
       at = stop;
     }
   }
@@ -319,10 +325,11 @@ FaultOutcome MemoryManager::make_accessible(GuestAddr addr, Access access, bool 
         repost = false;
         continue;
       }
-      GuestAddr chunk = addr - addr % kCopyChunk;
+      uint64_t size = copies_by_page(vma) ? kPageSize : kCopyChunk;
+      GuestAddr chunk = addr - addr % size;
       wanted.start = std::max(vma.start, chunk);
-      wanted.end = std::min(vma.end, chunk + kCopyChunk);
-      wanted.file = vma.file;
+      wanted.end = std::min(vma.end, chunk + size);
+      wanted.file = vma.file.ref();
       wanted.offset = vma.file_offset(wanted.start);
     }
     Result<PreparedCopy> copy =
@@ -341,6 +348,28 @@ FaultOutcome MemoryManager::make_accessible(GuestAddr addr, Access access, bool 
     repost = false;
   }
   return {};  // others change it all the time; the access will fault again
+}
+
+void MemoryManager::drop_file_pages(const Mappable& file, uint64_t offset, uint64_t end,
+                                    bool copies) {
+  Garbage garbage(*this);
+  WriteLock lock(mappings_);
+  for (auto& [start, vma] : vmas_) {
+    if (vma.file.ref().get() != &file || end <= vma.offset || offset >= vma.offset + vma.length())
+      continue;
+    GuestAddr low = vma.start + (std::max(offset, vma.offset) - vma.offset);
+    GuestAddr high = vma.start + std::min(end - vma.offset, vma.length());
+    pmas_.split(low);
+    pmas_.split(high);
+    for (auto it = pmas_.first_ending_after(low); it != pmas_.end() && it->second.start < high;) {
+      GuestAddr begin = it->second.start;
+      GuestAddr stop = it->second.end;
+      if (copies || it->second.kind != Pma::Kind::kPrivate)
+        drop_pmas_locked(begin, stop, garbage, true);
+      it = pmas_.first_ending_after(stop);
+    }
+  }
+  ++generation_;
 }
 
 FaultOutcome MemoryManager::handle_fault(GuestAddr addr, Access access, int host_signo) {

@@ -76,7 +76,7 @@ MemoryManager::~MemoryManager() {
     if (pma.in_memory_file()) garbage.ranges.push_back(pma.range());
   if (!pmas_.empty()) space_->unmap(min_addr_, max_addr_ - min_addr_);
   for (auto& [start, vma] : vmas_)
-    if (vma.file) garbage.files.push_back(std::move(vma.file));
+    if (vma.file) garbage.files.push_back(vma.file.release());
   // No stub ever saw these.
   memory_.unreserve(carve_);
   memory_.unreserve(heap_carve_);
@@ -169,7 +169,7 @@ void MemoryManager::remove_locked(GuestAddr start, GuestAddr end, Garbage& garba
   drop_pmas_locked(start, end, garbage, true);
   for (it = vmas_.first_ending_after(start); it != vmas_.end() && it->second.start < end;) {
     account_locked(it->second, false);
-    if (it->second.file) garbage.files.push_back(std::move(it->second.file));
+    if (it->second.file) garbage.files.push_back(it->second.file.release());
     it = vmas_.erase(it);
   }
   ++generation_;
@@ -293,6 +293,7 @@ Result<Ref<MemoryManager>> MemoryManager::fork() {
       continue;
     }
     Vma copy = vma;
+    if (vma.file) copy.file = vma.file.for_child(*child);
     copy.flags &= ~(kVmaLocked | kVmaLockOnFault);
     child->account_locked(copy, true);
     child->vmas_.insert(std::move(copy));

@@ -49,8 +49,9 @@ struct MmapRequest {
   uint64_t offset = 0;        // bytes
   bool file_readable = true;  // how the descriptor was opened
   bool file_writable = false;
-  bool no_exec = false;   // the file is on a noexec mount
-  bool may_lock = false;  // CAP_IPC_LOCK
+  bool no_exec = false;          // the file is on a noexec mount
+  bool may_lock = false;         // CAP_IPC_LOCK
+  bool file_is_written = false;  // somebody has it open for writing
 };
 
 // How far a copy came. error is 0 when all of it was done.
@@ -176,6 +177,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // A synchronous fault of a guest task. `host_signo` is the signal that the host gave the stub
   // (SIGSEGV or SIGBUS).
   FaultOutcome handle_fault(GuestAddr addr, Access access, int host_signo);
+
+  // Called by the file (MappingRegistry::drop_pages), with locks of the file held.
+  void drop_file_pages(const Mappable& file, uint64_t offset, uint64_t end, bool copies);
 
   // --- exec. The loader maps segments with mmap().
   // Where a position-independent program goes: below two thirds of the address space, as Linux.

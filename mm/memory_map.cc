@@ -113,9 +113,17 @@ Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
   vma.prot = prot;
   vma.flags = vma_flags(request, type.shared);
   if (!type.anonymous) {
-    vma.file = request.file;
     vma.offset = request.offset;
-    if (type.shared && !request.file_writable) vma.max_prot &= ~PROT_WRITE;
+    MappingRegistry* registry = request.file->registry();
+    bool may_write = request.file_writable;
+    if (type.shared && registry != nullptr && registry->is_sealed()) {
+      if ((prot & PROT_WRITE) != 0) return Errno(EPERM);
+      may_write = false;
+    }
+    vma.file = TRY(MappedFile::create(request.file, *this, type.shared && may_write));
+    if (!type.shared && registry != nullptr && (request.file_is_written || registry->has_writers()))
+      vma.flags |= kVmaCopyByPage;
+    if (type.shared && !may_write) vma.max_prot &= ~PROT_WRITE;
     if (request.no_exec) vma.max_prot &= ~PROT_EXEC;
     // Host files are never written through a mapping.
     if (type.shared && vma.file->kind() == Mappable::Kind::kHostFile) {
@@ -125,7 +133,8 @@ Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
   }
   bool is_zero = vma.file && vma.file->kind() == Mappable::Kind::kZero;
   if (type.shared && (type.anonymous || is_zero)) {
-    vma.file = TRY(SharedMemory::create(memory_, length)).or_null();
+    vma.file =
+        TRY(MappedFile::create(TRY(SharedMemory::create(memory_, length)).or_null(), *this, true));
     vma.offset = 0;
   }
   bool plain = !vma.file || is_zero;  // private memory without content
@@ -134,14 +143,15 @@ Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
     return Errno(ENOMEM);
 
   PreparedCopy copy;
-  if (!plain && !type.shared && (prot & PROT_WRITE) != 0 && length <= kEagerCopyLimit)
-    copy = TRY(prepare_copy(Ref<Mappable>::from(vma.file), vma.offset, 0, length));
+  if (!plain && !type.shared && (prot & PROT_WRITE) != 0 && length <= kEagerCopyLimit &&
+      !vma.has(kVmaCopyByPage))
+    copy = TRY(prepare_copy(Ref<Mappable>::from(vma.file.ref()), vma.offset, 0, length));
 
   Garbage garbage(*this);
   WriteLock lock(mappings_);
   auto fail = [&](Errno error) {
     if (!copy.range.empty()) garbage.ranges.push_back(copy.range);
-    if (vma.file) garbage.files.push_back(vma.file);
+    if (vma.file) garbage.files.push_back(vma.file.release());
     return error;
   };
   GuestAddr addr = request.addr;

@@ -13,7 +13,7 @@
 
 #include "abi/user_ptr.h"
 #include "base/ref.h"
-#include "mm/mappable.h"
+#include "mm/mapped_file.h"
 
 namespace caisson {
 
@@ -35,6 +35,8 @@ inline constexpr uint32_t kVmaSequential = 1u << 9;
 inline constexpr uint32_t kVmaRandom = 1u << 10;
 inline constexpr uint32_t kVmaMergeable = 1u << 11;
 inline constexpr uint32_t kVmaLockOnFault = 1u << 12;
+// Private pages are copied one by one, so that the others show what is written to the file.
+inline constexpr uint32_t kVmaCopyByPage = 1u << 13;
 
 struct Vma {
   GuestAddr start = 0;
@@ -42,7 +44,7 @@ struct Vma {
   int prot = 0;      // PROT_*
   int max_prot = 7;  // what mprotect may set
   uint32_t flags = 0;
-  RefOrNull<Mappable> file;
+  MappedFile file;
   uint64_t offset = 0;  // of `start` in the file
   std::string name;     // PR_SET_VMA_ANON_NAME
 

@@ -27,6 +27,7 @@ SyscallResult sys_mmap(CurrentTask& task, uint64_t addr, uint64_t length, int pr
     request.no_exec = (file->path().mount->flags() & MS_NOEXEC) != 0;
     request.file_readable = file->is_readable();
     request.file_writable = file->is_writable();
+    request.file_is_written = file->path().inode().is_open_for_writing();
     request.file = file->mappable();
     if (!request.file) return Errno(ENODEV);
   }

@@ -113,6 +113,7 @@ class Inode : public RefCounted<Inode> {
   // Opens for writing against executions (ETXTBSY): deny_write() fails while writers exist.
   Result<void> add_writer();
   void remove_writer();
+  bool is_open_for_writing() const { return writers_.load(std::memory_order_acquire) > 0; }
   Result<void> deny_write();
   void allow_write();
 

@@ -11,7 +11,7 @@
 
 #include "base/mutex.h"
 #include "fs/tmpfs/tmpfs.h"
-#include "mm/mappable.h"
+#include "mm/mapped_file.h"
 
 namespace caisson {
 
@@ -37,6 +37,7 @@ class PageStore final : public Mappable {
   uint64_t size() const override { return size_.load(std::memory_order_acquire); }
   Result<size_t> read_at(uint64_t offset, std::span<std::byte> out) override;
   MappedFileInfo info() const override;
+  MappingRegistry* registry() override { return &mappings_; }
   Result<MemoryRange> memory_range(uint64_t offset, uint64_t length) override;
   Result<void> punch_hole(uint64_t offset, uint64_t length) override;
 
@@ -51,6 +52,7 @@ class PageStore final : public Mappable {
   std::map<uint64_t, MemoryRange> blocks_ GUARDED_BY(mu_);  // by file offset
   uint64_t bytes_ GUARDED_BY(mu_) = 0;
   std::string path_ GUARDED_BY(mu_);
+  MappingRegistry mappings_;
 };
 
 }  // namespace caisson

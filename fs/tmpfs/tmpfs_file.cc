@@ -128,7 +128,10 @@ Result<void> TmpfsFile::truncate_locked(uint64_t size) {
   if (size < before && (seals_ & F_SEAL_SHRINK) != 0) return Errno(EPERM);
   if (size > before && (seals_ & F_SEAL_GROW) != 0) return Errno(EPERM);
   store_->set_size(size);
-  if (size < before) store_->remove(size, UINT64_MAX);
+  if (size < before) {
+    store_->remove(size, UINT64_MAX);
+    store_->registry()->drop_pages(*store_, page_up(size), UINT64_MAX, true);
+  }
   modified_now_locked();
   return {};
 }
@@ -148,6 +151,8 @@ Result<void> TmpfsFile::allocate(int mode, uint64_t offset, uint64_t length) {
   if ((mode & FALLOC_FL_PUNCH_HOLE) != 0) {
     if ((seals_ & (F_SEAL_WRITE | 0x10)) != 0) return Errno(EPERM);
     store_->remove(offset, std::min(end, page_up(store_->size())));
+    if (page_up(offset) < page_down(end))
+      store_->registry()->drop_pages(*store_, page_up(offset), page_down(end), false);
     modified_now_locked();
     return {};
   }
@@ -206,6 +211,8 @@ Result<void> TmpfsFile::add_seals(uint32_t seals) {
   if ((seals & ~kKnown) != 0) return Errno(EINVAL);
   MutexLock lock(mu_);
   if ((seals_ & F_SEAL_SEAL) != 0) return Errno(EPERM);
+  constexpr uint32_t kWrite = F_SEAL_WRITE, kFutureWrite = 0x10;
+  if ((seals & (kWrite | kFutureWrite)) != 0) TRY(store_->registry()->seal((seals & kWrite) == 0));
   seals_ |= seals;
   return {};
 }
