@@ -27,4 +27,11 @@ SyscallResult sys_munlockall(CurrentTask& task);
 SyscallResult sys_get_mempolicy(CurrentTask& task, UserOut<int> policy, UserOut<uint64_t> nodes,
                                 uint64_t max_node, uint64_t addr, uint64_t flags);
 
+// sys_process_vm.cc
+SyscallResult sys_process_vm_readv(CurrentTask& task, int pid, uint64_t local, uint64_t local_count,
+                                   uint64_t remote, uint64_t remote_count, uint64_t flags);
+SyscallResult sys_process_vm_writev(CurrentTask& task, int pid, uint64_t local,
+                                    uint64_t local_count, uint64_t remote, uint64_t remote_count,
+                                    uint64_t flags);
+
 }  // namespace caisson

@@ -251,6 +251,8 @@ constexpr SyscallEntry kAmd64[] = {
     full<sys_syncfs>(306, "syncfs"),
     partial<sys_setns>(308, "setns", "no namespaces"),
     full<sys_getcpu>(309, "getcpu"),
+    full<sys_process_vm_readv>(310, "process_vm_readv"),
+    full<sys_process_vm_writev>(311, "process_vm_writev"),
     partial<sys_kcmp>(312, "kcmp", "equality only"),
     refused<EPERM>(313, "finit_module", "no modules"),
     full<sys_sched_setattr>(314, "sched_setattr"),
