@@ -13,20 +13,32 @@ namespace caisson {
 namespace {
 
 // An open text: made at the first read and whenever it is read from the beginning, so that what is
-// read piece by piece belongs together. Linux: fs/seq_file.c.
+// read piece by piece belongs together. Linux: fs/seq_file.c. Made with no lock held: it may show
+// anything of the sandbox, whatever its lock's rank.
 class ProcTextFile final : public FileDescription {
  public:
   ProcTextFile(Path path, uint32_t flags) : FileDescription(std::move(path), flags) {}
 
   Result<size_t> read(UserBuffer& to, IoFlags) override {
+    {
+      MutexLock lock(mu_);
+      if (made_ && offset_ != 0) return advance_locked(to);
+    }
+    std::string text = TRY(node().read());
     MutexLock lock(mu_);
-    size_t done = TRY(read_locked(to, offset_));
-    offset_ += done;
-    return done;
+    // Another read of the same open file may have been first.
+    if (!made_ || offset_ == 0) keep_locked(std::move(text));
+    return advance_locked(to);
   }
   Result<size_t> pread(UserBuffer& to, uint64_t offset, IoFlags) override {
+    {
+      MutexLock lock(mu_);
+      if (made_ && offset != 0) return copy_locked(to, offset);
+    }
+    std::string text = TRY(node().read());
     MutexLock lock(mu_);
-    return read_locked(to, offset);
+    keep_locked(std::move(text));
+    return copy_locked(to, offset);
   }
   Result<size_t> write(UserBuffer& from, IoFlags) override {
     constexpr size_t kMaxWrite = 4096;
@@ -47,12 +59,19 @@ class ProcTextFile final : public FileDescription {
 
  private:
   const ProcText& node() const { return static_cast<ProcText&>(inode()); }
-  Result<size_t> read_locked(UserBuffer& to, uint64_t offset) REQUIRES(mu_) {
-    if (offset == 0 || !made_) text_ = TRY(node().read());
+  void keep_locked(std::string text) REQUIRES(mu_) {
+    text_ = std::move(text);
     made_ = true;
+  }
+  Result<size_t> copy_locked(UserBuffer& to, uint64_t offset) REQUIRES(mu_) {
     if (offset >= text_.size()) return 0;
     return to.write(text_.data() + offset,
                     std::min<uint64_t>(text_.size() - offset, to.remaining()));
+  }
+  Result<size_t> advance_locked(UserBuffer& to) REQUIRES(mu_) {
+    size_t done = TRY(copy_locked(to, offset_));
+    offset_ += done;
+    return done;
   }
   Mutex<LockRank::kFileDescription> mu_;
   std::string text_ GUARDED_BY(mu_);
