@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/log.h"
 #include "host/raw_syscall.h"
@@ -342,14 +343,11 @@ void StubProcess::request_thread_locked() {
     return;
   }
   thread->process = this;
-  thread->has_frame = thread->at_gate = false;
   thread->tid = 0;
   thread->cpu_base_ns = 0;
-  Slot& slot = thread->slot();
   systrap_.memory().discard_slot(thread->id());
-  slot.state.store(SLOT_STATE_PARKED);
-  slot.self = thread->address();
-  slot.gate = systrap_.memory().stub_base() + stub_header().gate;
+  thread->slot().state.store(SLOT_STATE_PARKED);
+  reset_slot(*thread);
   threads_.push_back(thread);
   ++threads_requested_;
 
@@ -398,7 +396,20 @@ void StubProcess::finish_thread_locked() {
   give_thread_locked(thread);
 }
 
+// What a former guest may have written is nothing to start from. The state word stays: a thread
+// waits on it.
+void StubProcess::reset_slot(StubThread& thread) {
+  constexpr size_t kFrames = 0x2000;  // where host signal frames lie: what is left of former ones
+  Slot& slot = thread.slot();
+  thread.has_frame = thread.at_gate = false;
+  memset(reinterpret_cast<std::byte*>(&slot) + SLOT_SIZE - kFrames, 0, kFrames);
+  memset(&slot.regs, 0, sizeof slot.regs);
+  slot.self = thread.address();
+  slot.gate = systrap_.memory().stub_base() + stub_header().gate;
+}
+
 void StubProcess::give_thread_locked(StubThread& thread) {
+  reset_slot(thread);
   thread.context = want_thread_.front();
   thread.context->set_thread(&thread);
   want_thread_.pop_front();
@@ -411,6 +422,7 @@ StubThread* StubProcess::take_thread(SystrapContext& context) {
   if (!parked_.empty()) {
     thread = parked_.back();
     parked_.pop_back();
+    reset_slot(*thread);
     thread->context = &context;
     thread->cpu_base_ns = thread->host_cpu_ns();
   } else {
@@ -585,11 +597,9 @@ void StubProcess::reuse(uint64_t trust_domain) {
   MutexLock lock(mu_);
   if (state_ == State::kPooled) state_ = State::kReady;
   recycle_seq_ = 0;
-  if (trust_domain_ != trust_domain) {
-    for (StubThread* thread : parked_) kill_thread_locked(*thread);
-    parked_.clear();
-    trust_domain_ = trust_domain;
-  }
+  CHECK(!used_ || trust_domain_ == trust_domain);
+  trust_domain_ = trust_domain;
+  used_ = true;
 }
 
 }  // namespace caisson::systrap

@@ -79,7 +79,7 @@ class StubProcess : public RefCounted<StubProcess> {
   // ---- Life cycle.
   // Empties the stub; afterwards Systrap may use it again.
   void recycle() EXCLUDES(mu_);
-  // Prepares a stub from the pool for guests of `trust_domain`.
+  // Prepares a stub from the pool for guests of `trust_domain`. Precondition: is_for() it.
   void reuse(uint64_t trust_domain) EXCLUDES(mu_);
   // Looks at the acknowledgement file; called by workers while orders are outstanding.
   bool acks_changed() const;
@@ -89,7 +89,9 @@ class StubProcess : public RefCounted<StubProcess> {
   void on_death(StubThread* thread) EXCLUDES(mu_);
   void order_deadline_passed(uint64_t seen) EXCLUDES(mu_);
   void kill_one(StubThread& thread) EXCLUDES(mu_);
-  uint64_t trust_domain() const { return trust_domain_; }
+  // Whether guests of `trust_domain` may have it: nobody else's threads may be in it, not even
+  // killed ones.
+  bool is_for(uint64_t trust_domain) const { return !used_ || trust_domain_ == trust_domain; }
 
   std::atomic<bool> ack_watched{false};  // on the workers' list
 
@@ -109,6 +111,7 @@ class StubProcess : public RefCounted<StubProcess> {
   void queue_locked(Pending pending) REQUIRES(mu_);
   void pump_locked() REQUIRES(mu_);
   void request_thread_locked() REQUIRES(mu_);
+  void reset_slot(StubThread& thread);
   void finish_thread_locked() REQUIRES(mu_);
   void give_thread_locked(StubThread& thread) REQUIRES(mu_);
   void kill_locked(const char* why) REQUIRES(mu_);
@@ -122,7 +125,9 @@ class StubProcess : public RefCounted<StubProcess> {
   UniqueFd ack_fd_;
   AckPage* ack_ = nullptr;
   OrderPage* orders_ = nullptr;
+  // Changed while it is in nobody's hands but Systrap's.
   uint64_t trust_domain_ = 0;
+  bool used_ = false;
 
   std::atomic<uint64_t> outstanding_{
       0};  // orders queued or posted, not acknowledged; at least 1 when dead

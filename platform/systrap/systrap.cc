@@ -94,9 +94,8 @@ Result<Ref<platform::AddressSpace>> Systrap::new_address_space(uint64_t trust_do
     MutexLock lock(mu_);
     // The last one given back first: its memory is warm.
     auto it = std::find_if(pool_.rbegin(), pool_.rend(), [&](const Ref<StubProcess>& candidate) {
-      return candidate->trust_domain() == trust_domain;
+      return candidate->is_for(trust_domain);
     });
-    if (it == pool_.rend()) it = pool_.rbegin();
     if (it != pool_.rend()) {
       chosen = it->or_null();
       pool_.erase(std::next(it).base());

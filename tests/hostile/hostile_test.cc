@@ -24,6 +24,7 @@
 namespace {
 
 constexpr uint64_t kSlotSize = 0x8000;
+constexpr uint64_t kSlotSelf = 8;
 constexpr uint64_t kSlotGate = 16;
 constexpr uint64_t kControl = 0x10000;
 constexpr uint64_t kOrders = 0x20000;
@@ -284,6 +285,34 @@ TEST_F(Hostile, ForgesRequestsOfAParkedSibling) {
         }
       },
       500);
+}
+
+// A slot passes on to later processes, without what was written into it.
+TEST_F(Hostile, SlotsPassOnClean) {
+  constexpr uint64_t kMark = 0x6d61726b6d61726b;
+  for (int i = 0; i < 40; ++i) {
+    pid_t pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      Stub mine = find_stub();
+      if (mine.slot == 0 || mine.text != stub_.text) _exit(1);
+      auto* words = reinterpret_cast<uint64_t*>(mine.slot);
+      if (words[kSlotSelf / 8] != mine.slot) _exit(2);
+      // Registers of calls by the gate, and where the host's signal frames end.
+      for (uint64_t at = 192; at < 336; at += 8) {
+        if (words[at / 8] == kMark) _exit(3);
+      }
+      for (uint64_t at = kSlotSize - 0x2000; at < kSlotSize; at += 8) {
+        if (words[at / 8] == kMark) _exit(4);
+      }
+      for (uint64_t at = 8; at < kSlotSize; at += 8) words[at / 8] = kMark;
+      // Any call or fault ends this process: its frame is gone.
+      __builtin_trap();
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(pid, &status, 0), pid);
+    EXPECT_FALSE(WIFEXITED(status)) << WEXITSTATUS(status);
+  }
 }
 
 TEST_F(Hostile, TheStubRegionCannotBeUnmappedOrProtected) {
