@@ -65,7 +65,12 @@ class FutexWaitOperation final : public Operation {
   }
   void disarm() override { futexes_.remove(waiter_); }
   std::optional<uint64_t> deadline_ns() const override { return deadline_; }
+  StepResult timed_out(CurrentTask&) override {
+    if (woken_at_last()) return uint64_t{0};
+    return Errno(ETIMEDOUT);
+  }
   StepResult interrupted(CurrentTask& current) override {
+    if (woken_at_last()) return uint64_t{0};
     if (!deadline_) return Errno(kERESTARTSYS);
     // The time that was left, not the whole time, when it goes on after a stop.
     current.task().restart_block = [word = word_, shared = shared_, bitset = bitset_,
@@ -79,6 +84,12 @@ class FutexWaitOperation final : public Operation {
   const char* name() const override { return "futex_wait"; }
 
  private:
+  // Leaves the queue; whoever was taken from it before has used up a wake-up and must say so.
+  bool woken_at_last() {
+    if (armed_) futexes_.remove(waiter_);
+    return waiter_.was_woken();
+  }
+
   const Ref<MemoryManager> mm_;
   FutexTable& futexes_;
   WordToWait word_;
