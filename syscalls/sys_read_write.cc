@@ -84,34 +84,33 @@ std::optional<int64_t> offset_or_current(uint64_t offset) {
   return static_cast<int64_t>(offset);
 }
 
+// One buffer; without `offset`, at the file's own.
+SyscallResult transfer_one(CurrentTask& task, int fd, GuestAddr buffer, size_t count,
+                           Direction direction, std::optional<int64_t> offset) {
+  if (offset && *offset < 0) return Errno(EINVAL);
+  Ref<FileDescription> file = TRY(get_for(task, fd, direction));
+  return transfer(task, std::move(file), UserBuffer::create(task.mm(), buffer, count), direction,
+                  offset, 0);
+}
+
 }  // namespace
 
 SyscallResult sys_read(CurrentTask& task, int fd, UserOut<std::byte> buffer, size_t count) {
-  Ref<FileDescription> file = TRY(get_for(task, fd, Direction::kRead));
-  return transfer(task, std::move(file), UserBuffer::create(task.mm(), buffer.addr(), count),
-                  Direction::kRead, std::nullopt, 0);
+  return transfer_one(task, fd, buffer.addr(), count, Direction::kRead, std::nullopt);
 }
 
 SyscallResult sys_write(CurrentTask& task, int fd, UserIn<std::byte> buffer, size_t count) {
-  Ref<FileDescription> file = TRY(get_for(task, fd, Direction::kWrite));
-  return transfer(task, std::move(file), UserBuffer::create(task.mm(), buffer.addr(), count),
-                  Direction::kWrite, std::nullopt, 0);
+  return transfer_one(task, fd, buffer.addr(), count, Direction::kWrite, std::nullopt);
 }
 
 SyscallResult sys_pread64(CurrentTask& task, int fd, UserOut<std::byte> buffer, size_t count,
                           int64_t offset) {
-  if (offset < 0) return Errno(EINVAL);
-  Ref<FileDescription> file = TRY(get_for(task, fd, Direction::kRead));
-  return transfer(task, std::move(file), UserBuffer::create(task.mm(), buffer.addr(), count),
-                  Direction::kRead, offset, 0);
+  return transfer_one(task, fd, buffer.addr(), count, Direction::kRead, offset);
 }
 
 SyscallResult sys_pwrite64(CurrentTask& task, int fd, UserIn<std::byte> buffer, size_t count,
                            int64_t offset) {
-  if (offset < 0) return Errno(EINVAL);
-  Ref<FileDescription> file = TRY(get_for(task, fd, Direction::kWrite));
-  return transfer(task, std::move(file), UserBuffer::create(task.mm(), buffer.addr(), count),
-                  Direction::kWrite, offset, 0);
+  return transfer_one(task, fd, buffer.addr(), count, Direction::kWrite, offset);
 }
 
 SyscallResult sys_readv(CurrentTask& task, uint64_t fd, UserIn<uint64_t> vector, uint64_t count) {
