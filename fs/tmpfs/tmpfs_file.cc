@@ -10,6 +10,9 @@
 
 namespace caisson {
 namespace {
+
+// Either keeps new writes out of a file.
+constexpr uint32_t kWriteSeals = F_SEAL_WRITE | 0x10 /* F_SEAL_FUTURE_WRITE */;
 constexpr uint64_t kMaxFileSize = uint64_t{1} << 46;  // fits the memory file's offsets many times
 }  // namespace
 
@@ -87,7 +90,7 @@ Result<size_t> TmpfsFile::write_at(UserBuffer& from, WritePosition& position) {
   if (position.append) position.offset = size;
   if (position.offset >= kMaxFileSize) return Errno(EFBIG);
   uint64_t total = std::min<uint64_t>(from.remaining(), kMaxFileSize - position.offset);
-  if ((seals_ & (F_SEAL_WRITE | 0x10 /* F_SEAL_FUTURE_WRITE */)) != 0) return Errno(EPERM);
+  if ((seals_ & kWriteSeals) != 0) return Errno(EPERM);
   if ((seals_ & F_SEAL_GROW) != 0 && position.offset + total > size) {
     if (position.offset >= size) return Errno(EPERM);
     total = size - position.offset;
@@ -149,7 +152,7 @@ Result<void> TmpfsFile::allocate(int mode, uint64_t offset, uint64_t length) {
   MutexLock lock(mu_);
   const uint64_t end = offset + length;
   if ((mode & FALLOC_FL_PUNCH_HOLE) != 0) {
-    if ((seals_ & (F_SEAL_WRITE | 0x10)) != 0) return Errno(EPERM);
+    if ((seals_ & kWriteSeals) != 0) return Errno(EPERM);
     store_->remove(offset, std::min(end, page_up(store_->size())));
     if (page_up(offset) < page_down(end))
       store_->registry()->drop_pages(*store_, page_up(offset), page_down(end), false);
@@ -211,8 +214,7 @@ Result<void> TmpfsFile::add_seals(uint32_t seals) {
   if ((seals & ~kKnown) != 0) return Errno(EINVAL);
   MutexLock lock(mu_);
   if ((seals_ & F_SEAL_SEAL) != 0) return Errno(EPERM);
-  constexpr uint32_t kWrite = F_SEAL_WRITE, kFutureWrite = 0x10;
-  if ((seals & (kWrite | kFutureWrite)) != 0) TRY(store_->registry()->seal((seals & kWrite) == 0));
+  if ((seals & kWriteSeals) != 0) TRY(store_->registry()->seal((seals & F_SEAL_WRITE) == 0));
   seals_ |= seals;
   return {};
 }
