@@ -148,6 +148,7 @@ TEST(Host, NoForkHandlerRuns) {
     return true;
   }();
   ASSERT_TRUE(registered);
+  fork_handler_calls = 0;  // a repeated run: other tests call fork()
   ProcAttr copied;
   copied.sys.credential = Credential{.uid = geteuid(), .gid = getegid(), .no_set_groups = true};
   for (const ProcAttr& attr : {ProcAttr{}, in_user_namespace(), copied})
