@@ -71,20 +71,24 @@ publish_frame:
         mov     %rax, SLOT_GS(%rbx)
         jmp     publish
 
-// The interrupt hit guest code: an ordinary event. It hit the gate's way in: the kernel sees the request anyway.
-// It hit the way back, after the kernel let the guest run: the kernel's own copy of the registers is complete.
+// The interrupt hit guest code, or stub code where only a hostile jump leads: an ordinary event. It hit the gate's way
+// in: the kernel sees the request anyway. It hit the wait or the way back, after the kernel let the guest run: the
+// kernel's own copy of the registers is complete.
 interrupted:
         mov     UCONTEXT_RIP(%rdx), %rax
         lea     stub_start(%rip), %rcx
         sub     %rcx, %rax
-        mov     stub_start+8(%rip), %ecx
-        cmp     %rcx, %rax
+        cmp     $(gate_entry - stub_start), %rax
+        jb      trapped
+        cmp     $(thread_start - stub_start), %rax
         jae     trapped
-        sub     $(wait_start - stub_start), %rax
+        cmp     $(wait_start - stub_start), %rax
         jb      return_to_frame
-        cmp     $(gate_resume_end - wait_start), %rax
-        jae     return_to_frame
-        cmpl    $SLOT_STATE_RUN, SLOT_STATE(%rbx)
+        cmp     $(gate_resume_end - stub_start), %rax
+        jb      1f
+        cmp     $(ring - stub_start), %rax
+        jb      return_to_frame
+1:      cmpl    $SLOT_STATE_RUN, SLOT_STATE(%rbx)
         jne     return_to_frame
         mov     $SLOT_ENTRY_GATE_BROKEN, %eax
         jmp     publish_frame
