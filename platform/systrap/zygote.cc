@@ -206,8 +206,22 @@ Result<Ref<Zygote>> Zygote::start(SharedMemory& memory, const Start& start) {
   return zygote;
 }
 
+// Stubs share its descriptors, so its end of the socket stays open when it dies.
+class Zygote::DeathWatch : public host::FdWatcher {
+ public:
+  explicit DeathWatch(Zygote& zygote) : zygote_(zygote) {}
+  void ready(uint32_t) override { zygote_->on_death_(); }
+
+ private:
+  Ref<Zygote> zygote_;
+};
+
 Result<void> Zygote::attach(host::EventLoop& loop, std::function<void()> on_death) {
   on_death_ = std::move(on_death);
+  auto pidfd = raw_syscall(SYS_pidfd_open, pid_, 0);
+  if (!pidfd.ok()) return pidfd.error();
+  pidfd_.reset(static_cast<int>(pidfd.value()));
+  TRY(loop.watch(pidfd_.get(), EPOLLIN, Ref<host::FdWatcher>(make_ref<DeathWatch>(*this))));
   return loop.watch(socket_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP, Ref<host::FdWatcher>(*this));
 }
 

@@ -43,6 +43,7 @@ class Zygote : public host::FdWatcher {
   void ready(uint32_t epoll_events) override;
 
  private:
+  class DeathWatch;
   struct Queued {
     Command command;
     UniqueFd descriptor;
@@ -53,6 +54,7 @@ class Zygote : public host::FdWatcher {
   int pid_ = -1;
   uint64_t vdso_address_ = 0;
   UniqueFd socket_;
+  UniqueFd pidfd_;
   std::function<void()> on_death_;  // set once before start
 
   Mutex<LockRank::kPlatform> mu_;
