@@ -34,6 +34,10 @@ void Task::notify() {
   }
 }
 
+void Task::schedule_on_host_locked() {
+  if (context) context->set_scheduling({affinity, scheduling.nice});
+}
+
 void Task::expired(uint64_t armed_at) {
   if (deadline_.load(std::memory_order_acquire) == armed_at) notify();
 }

@@ -139,6 +139,8 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   std::string executable_path() const EXCLUDES(mu);
   SchedulingPolicy scheduling GUARDED_BY(mu);
   cpu_set_t affinity GUARDED_BY(mu);
+  // Passes affinity and nice value on to the host, which takes them at the next resume().
+  void schedule_on_host_locked() REQUIRES(mu);
 
   std::atomic<bool> no_new_privileges{false};
   std::atomic<int> parent_death_signal{0};

@@ -8,6 +8,8 @@
 // (AddressSpace::defer). Everything here may be called by any worker.
 #pragma once
 
+#include <sched.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -88,6 +90,12 @@ struct Fault {
       0;  // as in ucontext's REG_ERR: for page faults bit 1 is a write, bit 4 an instruction fetch
 };
 
+// Where, and how eagerly, the host runs a task's thread.
+struct Scheduling {
+  cpu_set_t cpus;
+  int nice = 0;
+};
+
 // One guest task's execution state. The kernel owns it except between resume() and the event that
 // follows.
 class Context {
@@ -132,6 +140,10 @@ class Context {
   virtual void write_vector_state(std::span<const std::byte> in) = 0;
   // The state that exec(2) starts with.
   virtual void reset_vector_state() = 0;
+
+  // Takes effect at the next resume(). What the host refuses (less nice than before) stays as it
+  // is. From any thread.
+  virtual void set_scheduling(const Scheduling& scheduling) = 0;
 
   // Host thread CPU time that this task has used, in nanoseconds.
   virtual uint64_t cpu_time_ns() const = 0;

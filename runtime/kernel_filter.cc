@@ -84,8 +84,6 @@ std::vector<Rule> kernel_process_rules() {
       {SYS_tgkill, "abort()", {}},
       {SYS_sysinfo, "free memory", {}},
       {SYS_getrusage, "the sandbox's own use", {}},
-      {SYS_sched_setscheduler, "guests' scheduling", {}},
-      {SYS_setpriority, "guests' nice values", {}},
       {SYS_exit, "a worker ends", {}},
       {SYS_exit_group, "the end", {}},
       {SYS_restart_syscall, "after a stop", {}},

@@ -1,5 +1,6 @@
-// Scheduling calls, sched(7). Policies and priorities are kept as data: the host schedules the stub
-// threads as its own. Linux: kernel/sched/syscalls.c.
+// Scheduling calls, sched(7). The host schedules the stub threads as its own: affinity and nice
+// values are passed on to it; policies and priorities are kept as data. Linux:
+// kernel/sched/syscalls.c.
 #include "syscalls/sys_sched.h"
 
 #include <sched.h>
@@ -47,6 +48,11 @@ bool may_set_nice(CurrentTask& task, Task& target, int nice) {
          task.credentials().has(Capability::kSysNice);
 }
 
+// A thread that runs guest code comes by for what its task has for the host.
+void fetch(CurrentTask& task, Task& target) {
+  if (&target != &task.task()) target.notify();
+}
+
 Result<void> set_policy(CurrentTask& task, Task& target, SchedulingPolicy wanted) {
   if (!is_known_policy(wanted.policy)) return Errno(EINVAL);
   if (is_real_time_policy(wanted.policy) ? wanted.priority < 1 || wanted.priority > 99
@@ -72,8 +78,12 @@ Result<void> set_policy(CurrentTask& task, Task& target, SchedulingPolicy wanted
     if (wanted.nice < before.nice && !may_set_nice(task, target, wanted.nice)) return Errno(EPERM);
     if (before.reset_on_fork && !wanted.reset_on_fork) return Errno(EPERM);
   }
-  MutexLock lock(target.mu);
-  target.scheduling = wanted;
+  {
+    MutexLock lock(target.mu);
+    target.scheduling = wanted;
+    target.schedule_on_host_locked();
+  }
+  fetch(task, target);
   return {};
 }
 
@@ -144,8 +154,12 @@ SyscallResult sys_sched_setaffinity(CurrentTask& task, int pid, uint32_t length,
   task.kernel().get_allowed_cpus(allowed);
   CPU_AND(&wanted, &wanted, &allowed);
   if (CPU_COUNT(&wanted) == 0) return Errno(EINVAL);
-  MutexLock lock(target->mu);
-  target->affinity = wanted;
+  {
+    MutexLock lock(target->mu);
+    target->affinity = wanted;
+    target->schedule_on_host_locked();
+  }
+  fetch(task, *target);
   return 0;
 }
 
@@ -270,8 +284,12 @@ SyscallResult sys_setpriority(CurrentTask& task, int which, int who, int nice) {
       result = Errno(EACCES);
       continue;
     }
-    MutexLock lock(target->mu);
-    target->scheduling.nice = nice;
+    {
+      MutexLock lock(target->mu);
+      target->scheduling.nice = nice;
+      target->schedule_on_host_locked();
+    }
+    fetch(task, *target);
   }
   return result;
 }

@@ -3,6 +3,7 @@
 #include <linux/audit.h>
 #include <linux/futex.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <cstring>
 
@@ -129,7 +130,8 @@ void SystrapContext::write_frame(StubThread& thread) {
   Slot& slot = thread.slot();
   auto* bytes = reinterpret_cast<std::byte*>(&slot);
   const VectorState& vector = systrap_.vector_state();
-  if (!thread.has_frame) {
+  const bool anew = !thread.has_frame;
+  if (anew) {
     thread.vector_offset = static_cast<uint32_t>((SLOT_SIZE - vector.size() - 64) & ~size_t{63});
     thread.frame_offset = static_cast<uint32_t>(thread.vector_offset - 1024);
     auto* frame = reinterpret_cast<HostUcontext*>(bytes + thread.frame_offset);
@@ -160,7 +162,7 @@ void SystrapContext::write_frame(StubThread& thread) {
   m.ss = kUserSs;
   m.gs = m.fs = 0;
   slot.resume_frame = thread.frame_offset;
-  slot.resume = SLOT_RESUME_BY_FRAME;
+  slot.resume = anew ? SLOT_RESUME_ANEW : SLOT_RESUME_BY_FRAME;
 }
 
 void SystrapContext::go() {
@@ -170,6 +172,7 @@ void SystrapContext::go() {
     return;
   }
   StubThread& thread = *thread_.load();
+  if (thread.scheduling_id != scheduling_id_.load()) apply_scheduling(thread);
   Ref<StubProcess> process(space_->process());
   Workers& workers = systrap_.workers();
   Slot& slot = thread.slot();
@@ -198,6 +201,26 @@ void SystrapContext::go() {
     post(EventKind::kDied);
   }
   workers.ring_if_foreign();
+}
+
+void SystrapContext::set_scheduling(const platform::Scheduling& scheduling) {
+  static std::atomic<uint64_t> last_id{0};
+  MutexLock lock(scheduling_mu_);
+  scheduling_ = scheduling;
+  scheduling_id_.store(++last_id);
+}
+
+void SystrapContext::apply_scheduling(StubThread& thread) {
+  platform::Scheduling wanted{systrap_.cpus(), 0};
+  MutexLock lock(scheduling_mu_);
+  thread.scheduling_id = scheduling_id_.load();
+  if (thread.scheduling_id != 0) wanted = scheduling_;
+  host::raw_syscall(SYS_sched_setaffinity, thread.tid, sizeof wanted.cpus,
+                    host::raw_arg(&wanted.cpus))
+      .ignore();
+  if (wanted.nice != thread.nice &&
+      host::raw_syscall(SYS_setpriority, PRIO_PROCESS, thread.tid, wanted.nice).ok())
+    thread.nice = wanted.nice;
 }
 
 void SystrapContext::interrupt() {

@@ -30,6 +30,7 @@ class SystrapContext : public platform::Context {
   void read_vector_state(std::span<std::byte> out) const override;
   void write_vector_state(std::span<const std::byte> in) override;
   void reset_vector_state() override;
+  void set_scheduling(const platform::Scheduling& scheduling) override EXCLUDES(scheduling_mu_);
   uint64_t cpu_time_ns() const override;
 
   // For StubProcess and Workers.
@@ -51,11 +52,16 @@ class SystrapContext : public platform::Context {
   void write_frame(StubThread& thread);
   void write_gate(StubThread& thread);
   void release_thread();
+  void apply_scheduling(StubThread& thread) EXCLUDES(scheduling_mu_);
 
   Systrap& systrap_;
   RefOrNull<SystrapAddressSpace> space_;
   std::atomic<StubThread*> thread_{nullptr};
   std::atomic<bool> interrupt_requested_{false};
+  Mutex<LockRank::kPlatform> scheduling_mu_;
+  platform::Scheduling scheduling_ GUARDED_BY(scheduling_mu_);
+  // Names scheduling_, among those of all contexts; 0: how threads start.
+  std::atomic<uint64_t> scheduling_id_{0};
   bool fetching_ = false;
   bool vector_dirty_ = true;       // vector_ is newer than what the thread has
   std::vector<std::byte> vector_;  // sized when first needed; empty and dirty: the initial state

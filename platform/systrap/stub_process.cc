@@ -345,6 +345,8 @@ void StubProcess::request_thread_locked() {
   thread->process = this;
   thread->tid = 0;
   thread->cpu_base_ns = 0;
+  thread->scheduling_id = 0;
+  thread->nice = 0;
   systrap_.memory().discard_slot(thread->id());
   thread->slot().state.store(SLOT_STATE_PARKED);
   reset_slot(*thread);
@@ -451,6 +453,11 @@ void StubProcess::return_thread(StubThread& thread) {
   }
   if (StubThread::phase_of(thread.phase().load()) != Phase::kOwned) {
     kill_locked("a task left while its thread was in the guest");
+    return;
+  }
+  // A nice value can't be taken back: the host would ask for a right that we have given up.
+  if (thread.nice > 0) {
+    kill_thread_locked(thread);
     return;
   }
   if (!want_thread_.empty()) {

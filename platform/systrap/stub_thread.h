@@ -67,6 +67,9 @@ class StubThread {
   uint32_t frame_offset = 0;
   uint32_t vector_offset = 0;  // of the XSAVE image in the slot
   uint64_t cpu_base_ns = 0;    // CPU time used for earlier guest tasks
+  // The context's scheduling_id that the host thread has; anybody's who took it since is another.
+  uint64_t scheduling_id = 0;
+  int nice = 0;
 
   // CPU time of the host thread so far, nanoseconds; 0 if there is none.
   uint64_t host_cpu_ns() const;

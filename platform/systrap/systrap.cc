@@ -1,5 +1,6 @@
 #include "platform/systrap/systrap.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/random.h>
@@ -35,6 +36,8 @@ Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
   if (systrap->vector_state_.size() > SLOT_SIZE - SLOT_STACK - 4096) return Errno(ENOTSUP);
   systrap->event_loop_ = options.event_loop;
   systrap->on_fatal_ = options.on_fatal;
+  CPU_ZERO(&systrap->cpus_);
+  if (sched_getaffinity(0, sizeof systrap->cpus_, &systrap->cpus_) < 0) return Errno(errno);
 
   constexpr int kTries = 16;
   for (int i = 0; i < kTries; ++i) {
@@ -67,7 +70,8 @@ std::vector<seccomp::Rule> Systrap::syscall_filters() {
       {SYS_memfd_create, "acknowledgement file of a new stub", {}},
       {SYS_ftruncate, "acknowledgement file of a new stub", {}},
       {SYS_lseek, "a new stub thread's id", {}},
-      {SYS_sched_setaffinity, "workers are pinned", {}},
+      {SYS_sched_setaffinity, "workers are pinned, guests pin themselves", {}},
+      {SYS_setpriority, "guests' nice values", {}},
       {SYS_sched_getaffinity, "workers are pinned", {}},
   };
 }

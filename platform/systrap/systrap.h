@@ -67,6 +67,8 @@ class Systrap : public platform::Platform {
   Zygote& zygote() { return *zygote_; }
   host::EventLoop& event_loop() { return *event_loop_; }
   const VectorState& vector_state() const { return vector_state_; }
+  // Where stub threads run unless told otherwise.
+  const cpu_set_t& cpus() const { return cpus_; }
   StubThread* allocate_thread() EXCLUDES(mu_);
   void free_thread(StubThread& thread) EXCLUDES(mu_);
   uint32_t allocate_index() EXCLUDES(mu_);
@@ -84,6 +86,7 @@ class Systrap : public platform::Platform {
   void refill();
 
   const VectorState vector_state_;
+  cpu_set_t cpus_;                         // set once before start
   host::EventLoop* event_loop_ = nullptr;  // set once before start
   std::function<void(const char*)> on_fatal_;
   std::unique_ptr<SharedMemory> memory_;

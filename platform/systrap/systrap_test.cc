@@ -2,8 +2,10 @@
 #include "platform/systrap/systrap.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <atomic>
@@ -210,6 +212,62 @@ TEST_F(SystrapTest, AReusedThreadStartsFromTheResetState) {
     context->attach(nullptr);
     context.reset();
     spaces.pop_back();  // the last reference: recycled
+    settle();
+  }
+}
+
+// What the host says of a stub thread.
+int host_cpus(int tid) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(tid, sizeof set, &set) < 0 ? -1 : CPU_COUNT(&set);
+}
+int host_nice(int tid) { return getpriority(PRIO_PROCESS, static_cast<id_t>(tid)); }
+
+TEST_F(SystrapTest, AReusedThreadRunsWhereEveryThreadMayAndAsEagerly) {
+  const int all = host_cpus(0);
+  int pinned_tid = 0;
+  for (int round = 0; round < 4; ++round) {
+    auto space = MUST(systrap_->new_address_space(0));
+    auto context = make(space, kGetpidLoop);
+    platform::Scheduling pinned{{}, 0};
+    CPU_ZERO(&pinned.cpus);
+    CPU_SET(sched_getcpu(), &pinned.cpus);
+    if (round % 2 == 0) context->set_scheduling(pinned);
+    context->resume();
+    ASSERT_EQ(next(), context.get());
+    int tid = static_cast<SystrapContext*>(context.get())->thread()->tid;
+    EXPECT_EQ(host_cpus(tid), round % 2 == 0 ? 1 : all);
+    EXPECT_EQ(host_nice(tid), 0);
+    if (pinned_tid == 0) pinned_tid = tid;
+    EXPECT_EQ(tid, pinned_tid) << "the thread was not used again";
+    context->attach(nullptr);
+    context.reset();
+    space = MUST(systrap_->new_address_space(1));
+    settle();
+  }
+}
+
+// The host takes a higher nice value from anybody, a lower one back from few.
+TEST_F(SystrapTest, AThreadWithANiceValueIsNotUsedAgain) {
+  int nice_tid = 0;
+  for (bool nice : {true, false}) {
+    auto space = MUST(systrap_->new_address_space(0));
+    auto context = make(space, kGetpidLoop);
+    platform::Scheduling scheduling{{}, 7};
+    sched_getaffinity(0, sizeof scheduling.cpus, &scheduling.cpus);
+    if (nice) context->set_scheduling(scheduling);
+    context->resume();
+    ASSERT_EQ(next(), context.get());
+    int tid = static_cast<SystrapContext*>(context.get())->thread()->tid;
+    EXPECT_EQ(host_nice(tid), nice ? 7 : 0);
+    if (nice)
+      nice_tid = tid;
+    else
+      EXPECT_NE(tid, nice_tid);
+    context->attach(nullptr);
+    context.reset();
+    space = MUST(systrap_->new_address_space(1));
     settle();
   }
 }

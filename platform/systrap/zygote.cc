@@ -1,6 +1,7 @@
 #include "platform/systrap/zygote.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -132,6 +133,13 @@ struct Child {
     raw_syscall(SYS_set_tid_address, 0).ignore();
   }
 
+  // Stubs need none; and the kernel process, which gives up its own, may then still schedule them.
+  static void drop_capabilities() {
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct none[2] = {};
+    must(raw_syscall(SYS_capset, raw_arg(&header), raw_arg(none)).ok());
+  }
+
   void install_handlers() {
     uint64_t base = memory.stub_base();
     for (int signal = 1; signal < 65; ++signal) {
@@ -151,6 +159,7 @@ struct Child {
   [[noreturn]] void run() {
     uint64_t all = ~uint64_t{0};
     must(raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&all), 0, 8).ok());
+    drop_capabilities();
     must(raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0).ok());
     if (raw_syscall(SYS_getppid).value() != memory.control().parent) fail();
     raw_syscall(SYS_setsid)

@@ -39,6 +39,7 @@ class ScriptedContext final : public platform::Context {
   void read_vector_state(std::span<std::byte> out) const override;
   void write_vector_state(std::span<const std::byte> in) override;
   void reset_vector_state() override { vector_.assign(vector_.size(), std::byte{0}); }
+  void set_scheduling(const platform::Scheduling&) override {}
   uint64_t cpu_time_ns() const override { return cpu_ns.load(); }
 
   std::atomic<uint64_t> cpu_ns{0};

@@ -3,18 +3,21 @@
 // its calls, and nothing hangs.
 //
 // Meaningful only inside Caisson: natively there is no stub, and every test is skipped.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <immintrin.h>
 #include <poll.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -26,6 +29,7 @@ namespace {
 constexpr uint64_t kSlotSize = 0x8000;
 constexpr uint64_t kSlotSelf = 8;
 constexpr uint64_t kSlotGate = 16;
+constexpr uint64_t kSlotFrame = 72;
 constexpr uint64_t kControl = 0x10000;
 constexpr uint64_t kOrders = 0x20000;
 constexpr uint64_t kSlots = 0x10000000;
@@ -211,6 +215,70 @@ TEST_F(Hostile, EveryCallNumberAtEverySyscallInstructionOfTheStub) {
   finish_all(10);
 }
 
+// Neither way says anything but ENOSYS, whatever the number.
+TEST_F(Hostile, X32AndInt80AreNoWayIn) {
+  for (long nr = 0; nr < 1024; ++nr) {
+    long x32 = nr | 0x40000000;
+    long int80 = nr;
+    __asm__ volatile("syscall"
+                     : "+a"(x32)
+                     : "D"(stub_.slot), "S"(0L), "d"(0L)
+                     : "rcx", "r11", "memory");
+    __asm__ volatile("int $0x80" : "+a"(int80) : "b"(1L), "c"(0L), "d"(0L) : "memory");
+    EXPECT_EQ(x32, -ENOSYS) << nr;
+    EXPECT_EQ(int80, -ENOSYS) << nr;
+  }
+}
+
+sigjmp_buf after_jump;
+volatile uint64_t faulting_rax;
+
+// pwrite64(fd, forged, 8, 0 or 8) from the instructions at `site`; its result, from the fault that
+// comes next: what follows there reads memory by a register that is null here.
+__attribute__((noinline)) int64_t pwrite_from(uint64_t site, long fd) {
+  static const uint64_t forged = ~uint64_t{0} >> 1;
+  if (sigsetjmp(after_jump, 1) == 0) {
+    register long r10 __asm__("r10") = fd % 2 * 8;
+    __asm__ volatile(
+        "push %0\n xor %%ebx, %%ebx\n xor %%ebp, %%ebp\n xor %%r12d, %%r12d\n"
+        "xor %%r13d, %%r13d\n xor %%r14d, %%r14d\n xor %%r15d, %%r15d\n ret"
+        :
+        : "a"(site), "D"(fd), "S"(&forged), "d"(8L), "r"(r10)
+        : "memory");
+  }
+  return static_cast<int64_t>(faulting_rax);
+}
+
+// The mapper acknowledges by pwrite64 to a descriptor that it shares with this thread. From the
+// mapper's own instructions, as from anywhere, the call is the guest's and finds no such file.
+TEST_F(Hostile, AcknowledgementsCannotBeForged) {
+  static const unsigned char kPattern[] = {0xb8, SYS_pwrite64, 0, 0, 0, 0x0f, 0x05};
+  auto* text = reinterpret_cast<const unsigned char*>(stub_.text);
+  static unsigned char stack[32768];
+  const stack_t alternate{stack, 0, sizeof stack};
+  ASSERT_EQ(sigaltstack(&alternate, nullptr), 0);
+  struct sigaction action {
+  }, before{};
+  action.sa_sigaction = [](int, siginfo_t*, void* context) {
+    faulting_rax =
+        static_cast<uint64_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RAX]);
+    siglongjmp(after_jump, 1);
+  };
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  ASSERT_EQ(sigaction(SIGSEGV, &action, &before), 0);
+  int sites = 0;
+  for (uint32_t i = 0; i + sizeof kPattern < stub_.text_size; ++i) {
+    if (memcmp(text + i, kPattern, sizeof kPattern) != 0) continue;
+    ++sites;
+    for (long fd = 3; fd < 256; ++fd) {
+      if (fcntl(static_cast<int>(fd), F_GETFD) >= 0) continue;
+      EXPECT_EQ(pwrite_from(stub_.text + i, fd), -EBADF) << fd;
+    }
+  }
+  EXPECT_GE(sites, 2);
+  sigaction(SIGSEGV, &before, nullptr);
+}
+
 // Threads that make calls while another scribbles over every slot of the process.
 void scribble(const Stub& stub, uint64_t seed, bool keep_state) {
   constexpr int kThreads = 3;
@@ -343,36 +411,149 @@ TEST_F(Hostile, TheStubRegionCannotBeUnmappedOrProtected) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << std::hex << status;
 }
 
+// The stub's own sigreturn site, `mov $15,%eax; syscall`; 0 if it is not found.
+uint64_t sigreturn_site(const Stub& stub) {
+  auto* text = reinterpret_cast<const unsigned char*>(stub.text);
+  static const unsigned char kPattern[] = {0xb8, 15, 0, 0, 0, 0x0f, 0x05};
+  for (uint32_t i = 0; i + sizeof kPattern < stub.text_size; ++i)
+    if (memcmp(text + i, kPattern, sizeof kPattern) == 0) return stub.text + i;
+  return 0;
+}
+
+// The host's struct ucontext, as far as frames of our own making need it.
+struct HostFrame {
+  uint64_t flags = 2;  // UC_SIGCONTEXT_SS
+  uint64_t link = 0;
+  stack_t stack{};
+  uint64_t r8_to_rcx[15] = {};
+  uint64_t rsp, rip;
+  uint64_t eflags = 0x202;
+  uint64_t segments = 0x33 | (uint64_t{0x2b} << 48);
+  uint64_t rest[13] = {};  // no vector state: the initial one
+  uint64_t mask = 0;
+};
+static_assert(offsetof(HostFrame, mask) == 37 * 8);
+
+[[noreturn]] void host_sigreturn(const HostFrame& frame, uint64_t site) {
+  __asm__ volatile("mov %0, %%rsp\n jmp *%1" : : "r"(&frame), "r"(site) : "memory");
+  __builtin_unreachable();
+}
+
+// What of its thread a guest can tell.
+struct Seen {
+  std::atomic<uint64_t> slot;
+  uint32_t frame, mxcsr, control_word, pkru;
+  uint64_t flags;
+};
+
+bool has_pkru() {
+  uint32_t a = 7, b, c = 0, d;
+  __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  return (c & 16) != 0;
+}
+
+void look(const Stub& stub, Seen& seen) {
+  syscall(SYS_getppid);
+  seen.frame = *reinterpret_cast<volatile uint32_t*>(stub.slot + kSlotFrame);
+  seen.mxcsr = _mm_getcsr();
+  uint16_t control_word;
+  __asm__ volatile("fnstcw %0\n pushfq\n pop %1" : "=m"(control_word), "=r"(seen.flags));
+  seen.control_word = control_word;
+  seen.pkru = 0;
+  if (has_pkru()) __asm__ volatile("rdpkru" : "=a"(seen.pkru) : "c"(0) : "rdx");
+  seen.slot = stub.slot;
+}
+
+// Leaves its thread in as bad a state as it can make and still end in good order.
+[[noreturn]] void dirty_exit() {
+  static const uint32_t mxcsr = 0x9fc0;
+  static const uint16_t control_word = 0x77f;
+  __asm__ volatile("ldmxcsr %0\n fldcw %1\n fld1\n pcmpeqd %%xmm7, %%xmm7"
+                   :
+                   : "m"(mxcsr), "m"(control_word));
+  if (has_pkru()) __asm__ volatile("wrpkru" : : "a"(0x10), "c"(0), "d"(0));
+  __asm__ volatile(
+      "wrgsbase %0\n"
+      "pushfq\n orl $0x244400, (%%rsp)\n popfq\n"  // DF, NT, AC, ID
+      "mov $231, %%eax\n xor %%edi, %%edi\n syscall"
+      :
+      : "r"(0x123456789000)
+      : "memory");
+  __builtin_unreachable();
+}
+
+// A thread passes on to later processes of the same owner, from the reset state: the host's signal
+// mask and alternate stack, which a frame of its own making changes, vector state, flags, bases.
+// (systrap_test has affinity, nice value and CPU time, which guests can't change by themselves.)
+TEST_F(Hostile, ThreadsPassOnInTheResetState) {
+  auto* seen = static_cast<Seen*>(
+      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(seen, MAP_FAILED);
+  Seen& own = seen[0];
+  look(stub_, own);
+  int same = 0;
+  for (int i = 0; i < 30; ++i) {
+    Seen& dirty = seen[1];
+    Seen& clean = seen[2];
+    dirty.slot = clean.slot = 0;
+    pid_t pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      stub_ = find_stub();
+      dirty.slot = stub_.slot;
+      static unsigned char stack[16384];
+      static HostFrame frame;
+      frame.stack.ss_sp = reinterpret_cast<void*>(stub_.slot + 0x1000);
+      frame.stack.ss_size = 0x5000;
+      frame.rsp = reinterpret_cast<uint64_t>(stack + sizeof stack - 8);
+      frame.rip = reinterpret_cast<uint64_t>(&dirty_exit);
+      frame.mask = uint64_t{1} << (SIGUSR1 - 1);
+      host_sigreturn(frame, sigreturn_site(stub_));
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(pid, &status, 0), pid);
+    ASSERT_EQ(status, 0) << "the attack did not work";
+    pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      look(find_stub(), clean);
+      for (;;) {
+      }
+    }
+    for (int waited = 0; waited < 2000 && clean.slot == 0; ++waited) usleep(1000);
+    ASSERT_NE(clean.slot, 0u);
+    kill(pid, SIGTERM);
+    // Not only at the deadline of an interrupt that is never answered.
+    for (int waited = 0; waited < 1500 && waitpid(pid, &status, WNOHANG) == 0; ++waited)
+      usleep(1000);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM) << status;
+    if (clean.slot == dirty.slot) ++same;
+    EXPECT_EQ(clean.frame, own.frame);
+    EXPECT_EQ(clean.mxcsr, own.mxcsr);
+    EXPECT_EQ(clean.control_word, own.control_word);
+    EXPECT_EQ(clean.pkru, own.pkru);
+    EXPECT_EQ(clean.flags & 0x244400, 0u);
+  }
+  EXPECT_GT(same, 0) << "no thread was used again: nothing was tested";
+  munmap(seen, 4096);
+}
+
 // A frame of its own making lets guest code block the interrupt signal on the host: the thread then
 // never answers.
 TEST_F(Hostile, AThreadThatNeverAnswersIsKilled) {
   pid_t pid = fork();
   ASSERT_GE(pid, 0);
   if (pid == 0) {
-    // The stub's own sigreturn site, found as `mov $15,%eax; syscall`.
-    auto* text = reinterpret_cast<const unsigned char*>(stub_.text);
-    static const unsigned char kPattern[] = {0xb8, 15, 0, 0, 0, 0x0f, 0x05};
-    uint64_t site = 0;
-    for (uint32_t i = 0; i + sizeof kPattern < stub_.text_size; ++i) {
-      if (memcmp(text + i, kPattern, sizeof kPattern) == 0) site = stub_.text + i;
-    }
-    if (site == 0) _exit(1);
-    alignas(64) static uint64_t frame[64];
-    frame[0] = 2;                                            // UC_SIGCONTEXT_SS
-    frame[5 + 15] = reinterpret_cast<uint64_t>(&frame[60]);  // rsp
-    static const unsigned char* const kLoop = [] {
-      auto* code = static_cast<unsigned char*>(mmap(
-          nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-      code[0] = 0xeb;
-      code[1] = 0xfe;
-      return code;
-    }();
-    frame[5 + 16] = reinterpret_cast<uint64_t>(kLoop);  // rip
-    frame[5 + 17] = 0x202;
-    frame[5 + 18] = 0x33 | (uint64_t{0x2b} << 48);
-    frame[37] = ~uint64_t{0};  // sigmask
-    __asm__ volatile("mov %0, %%rsp\n jmp *%1" : : "r"(frame), "r"(site) : "memory");
-    __builtin_unreachable();
+    stub_ = find_stub();
+    auto* code = static_cast<unsigned char*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    code[0] = 0xeb;
+    code[1] = 0xfe;
+    HostFrame frame;
+    frame.rsp = reinterpret_cast<uint64_t>(&frame);
+    frame.rip = reinterpret_cast<uint64_t>(code);
+    frame.mask = ~uint64_t{0};
+    host_sigreturn(frame, sigreturn_site(stub_));
   }
   usleep(100000);
   int status = 0;

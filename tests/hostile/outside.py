@@ -116,6 +116,20 @@ class Outside(unittest.TestCase):
         self.assertEqual(out, ["ended 137", "sibling lives", "done"], err)
         self.assertEqual(status, 0, err)
 
+    def test_every_process_is_confined(self):
+        sandbox = Sandbox(SPIN_AND_BEAT)
+        for pid in [sandbox.kernel, sandbox.zygote, *sandbox.stubs()]:
+            with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+                fields = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+            for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+                self.assertEqual(int(fields[name], 16), 0, f"{name} of {pid}")
+            self.assertEqual((fields["NoNewPrivs"], fields["Seccomp"]), ("1", "2"), pid)
+        spinning = sandbox.spinning()
+        with open(f"/proc/{spinning}/status", encoding="utf-8") as file:
+            self.assertIn("Seccomp_filters:\t2\n", file.read())
+        os.kill(spinning, signal.SIGKILL)
+        self.assert_only_the_spinner_died(sandbox)
+
     def test_kill_of_a_stub_thread_ends_that_guest_process_only(self):
         sandbox = Sandbox(SPIN_AND_BEAT)
         os.kill(sandbox.spinning(), signal.SIGKILL)

@@ -9,6 +9,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <thread>
 
@@ -161,6 +162,39 @@ TEST(Sched, AffinityAndCpu) {
   cpu_set_t none;
   CPU_ZERO(&none);
   EXPECT_THAT(sched_setaffinity(0, sizeof(none), &none), FailsWith(EINVAL));
+}
+
+// Another thread's, while it runs and makes no call; a child has its parent's.
+TEST(Sched, AffinityOfAnotherThreadAndOfAChild) {
+  cpu_set_t all;
+  ASSERT_THAT(sched_getaffinity(0, sizeof all, &all), SucceedsWith(0));
+  std::atomic<pid_t> thread{0};
+  std::atomic<int> seen{-1};
+  std::atomic<bool> stop{false};
+  std::thread spinner([&] {
+    thread = static_cast<pid_t>(syscall(SYS_gettid));
+    while (!stop) seen = sched_getcpu();
+  });
+  while (thread == 0) usleep(100);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &all)) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    ASSERT_THAT(sched_setaffinity(thread, sizeof one, &one), SucceedsWith(0));
+    for (int i = 0; i < 500 && seen != cpu; ++i) usleep(1000);
+    EXPECT_EQ(seen, cpu);
+    ASSERT_THAT(sched_setaffinity(0, sizeof one, &one), SucceedsWith(0));
+    auto child = Child::run([&] {
+      cpu_set_t mine;
+      REQUIRE(sched_getaffinity(0, sizeof mine, &mine) == 0);
+      return CPU_EQUAL(&mine, &one) && sched_getcpu() == cpu ? 0 : 1;
+    });
+    EXPECT_EQ(child.wait(), 0);
+  }
+  stop = true;
+  spinner.join();
+  ASSERT_THAT(sched_setaffinity(0, sizeof all, &all), SucceedsWith(0));
 }
 
 TEST(Sched, YieldAndPolicy) {

@@ -184,6 +184,10 @@ resume:
         je      exit_thread
         mov     SLOT_RESUME_FRAME(%rbx), %eax
         lea     (%rbx, %rax), %rsp
+        cmp     $SLOT_RESUME_ANEW, %ecx
+        jne     sigreturn
+        push    $0x202
+        popfq
 sigreturn:
         mov     $NR_SIGRETURN, %eax
 site_sigreturn:

@@ -78,6 +78,7 @@
 #define SLOT_RESUME_BY_GATE 1
 #define SLOT_RESUME_TRAP 2  // trap again at once, so that the kernel gets a full frame
 #define SLOT_RESUME_EXIT 3  // end this stub thread
+#define SLOT_RESUME_ANEW 4  // by the frame, with no flags left that frames don't carry (ID, NT)
 
 // ---- Order page. The kernel writes entries and then `tail`; the mapper carries out entries up to
 // it.
