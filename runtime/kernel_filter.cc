@@ -1,6 +1,5 @@
 #include "runtime/kernel_filter.h"
 
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -23,8 +22,6 @@ std::vector<Rule> kernel_process_rules() {
       {SYS_timerfd_settime, "deadlines", {}},
       {SYS_read, "event loop descriptors, standard input", {}},
       {SYS_write, "event loop descriptors, standard output, log", {}},
-      {SYS_readv, "standard input", {}},
-      {SYS_writev, "standard output", {}},
       {SYS_preadv2, "standard input without blocking", {}},
       {SYS_pwritev2, "standard output without blocking", {}},
       {SYS_pread64, "host files", {}},
@@ -46,7 +43,6 @@ std::vector<Rule> kernel_process_rules() {
       {SYS_openat2, "host files below the root descriptor", {}},
       {SYS_statx, "host files' attributes", {}},
       {SYS_newfstatat, "host descriptors' attributes", {}},
-      {SYS_fstat, "host descriptors' attributes", {}},
       {SYS_fstatfs, "the host file system's numbers", {}},
       {SYS_readlinkat, "host symbolic links", {}},
       {SYS_getdents64, "host directories", {}},
@@ -54,7 +50,6 @@ std::vector<Rule> kernel_process_rules() {
       {SYS_fcntl, "a second descriptor of a host file", {arg32_is(1, 1030 /* F_DUPFD_CLOEXEC */)}},
       {SYS_close, "descriptors", {}},
       {SYS_fallocate, "guest memory given back", {}},
-      {SYS_copy_file_range, "guest memory copied at fork", {}},
       {SYS_mmap, "memory, never executable", {arg_masked(2, kExec, 0)}},
       {SYS_mprotect,
        "thread stacks and the allocator, never executable",
@@ -65,25 +60,20 @@ std::vector<Rule> kernel_process_rules() {
       {SYS_mincore, "which guest pages are there", {}},
       {SYS_brk, "the allocator", {}},
       {SYS_clone3, "workers", {}},
-      {SYS_clone, "workers", {arg_masked(0, CLONE_THREAD, CLONE_THREAD)}},
       {SYS_set_robust_list, "a new worker", {}},
       {SYS_rseq, "a new worker", {}},
-      {SYS_sigaltstack, "a new worker", {}},
       {SYS_rt_sigprocmask, "a new worker", {}},
       {SYS_rt_sigaction, "guarded copies", {}},
       {SYS_rt_sigreturn, "guarded copies", {}},
       {SYS_getrandom, "guest randomness", {}},
       {SYS_clock_gettime, "clocks without a vDSO; CPU time of stub threads", {}},
       {SYS_clock_getres, "clocks", {}},
-      {SYS_nanosleep, "short waits at the end", {}},
-      {SYS_clock_nanosleep, "short waits at the end", {}},
       {SYS_sched_yield, "locks", {}},
       {SYS_getcpu, "which worker to wake", {}},
       {SYS_gettid, "the log", {}},
       {SYS_getpid, "the log", {}},
       {SYS_tgkill, "abort()", {}},
       {SYS_sysinfo, "free memory", {}},
-      {SYS_getrusage, "the sandbox's own use", {}},
       {SYS_exit, "a worker ends", {}},
       {SYS_exit_group, "the end", {}},
       {SYS_restart_syscall, "after a stop", {}},

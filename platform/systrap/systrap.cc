@@ -72,7 +72,6 @@ std::vector<seccomp::Rule> Systrap::syscall_filters() {
       {SYS_lseek, "a new stub thread's id", {}},
       {SYS_sched_setaffinity, "workers are pinned, guests pin themselves", {}},
       {SYS_setpriority, "guests' nice values", {}},
-      {SYS_sched_getaffinity, "workers are pinned", {}},
   };
 }
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import compile_rules
+import filter_rules
 import layers
 import lock_order
 import stub_symbols
@@ -52,6 +53,7 @@ CHECKS = {
     "pragma": text_rules.check_pragma_once,
     "words": text_rules.check_words,
     "locks": lambda tree: lock_order.check(tree),
+    "filter": filter_rules.check,
     "coverage": check_coverage,
     "anchors": check_style_anchors,
     "headers": compile_rules.check_headers_alone,

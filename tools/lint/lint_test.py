@@ -9,6 +9,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import filter_rules  # noqa: E402
 import layers  # noqa: E402
 import lock_order  # noqa: E402
 import stub_symbols  # noqa: E402
@@ -149,6 +150,16 @@ class LockOrderTest(unittest.TestCase):
 
 
 @unittest.skipUnless(shutil.which("g++") and shutil.which("objdump"), "needs g++ and binutils")
+class FilterRulesTest(unittest.TestCase):
+    def test_a_rule_that_no_code_needs(self):
+        tree = Tree(texts={
+            "runtime/kernel_filter.cc": '      {SYS_futex, "locks", {}},\n      {SYS_reboot, "never", {}},\n',
+            "host/futex.cc": "raw_syscall(SYS_futex, 0);\n",
+            "host/power_test.cc": "raw_syscall(SYS_reboot);\n", "host/power.cc": "// reboot(2)\n"})
+        findings = filter_rules.check(tree)
+        self.assertEqual([(f.rule, f.line) for f in findings], [("filter-rules", 2)])
+
+
 class StubSymbolsTest(unittest.TestCase):
     def findings(self, code, name="caisson_stub.o", flags=()):
         with tempfile.TemporaryDirectory() as root:
