@@ -198,9 +198,6 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
   STEP(mount_proc(*fs, *kernel));
   STEP(install_kernel_filter());
 
-  STEP_ERRNO("the launcher's socket",
-             events->watch(launcher.get(), EPOLLIN | EPOLLRDHUP,
-                           Ref<host::FdWatcher>(make_ref<LauncherWatch>(launcher.get(), *kernel))));
   STEP_ERRNO("the event loop", events->start());
   GuestFiles files{std::move(descriptors), std::move(fs)};
   auto started = start_program(*kernel, options, files, credentials);
@@ -208,6 +205,10 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
     tell(launcher, FromKernel::kFailed, started.error().exit_status, started.error().text);
     _exit(started.error().exit_status);
   }
+  // Only now: a signal that came earlier has waited in the socket for a program to go to.
+  STEP_ERRNO("the launcher's socket",
+             events->watch(launcher.get(), EPOLLIN | EPOLLRDHUP,
+                           Ref<host::FdWatcher>(make_ref<LauncherWatch>(launcher.get(), *kernel))));
   kernel->start_workers();
   int status = kernel->wait_finished();
   tell(launcher, FromKernel::kWaitStatus, status);

@@ -113,8 +113,23 @@ def has_children():
         return False
 
 
+def traces():
+    """What a run could leave on the host but processes."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        mounts = [line for line in file if "caisson" in line]
+    return {"mounts": mounts, "/dev/shm": [name for name in os.listdir("/dev/shm") if "caisson" in name]}
+
+
 class Inside(Programs):
     """Every run must end in time, leave no process and no file."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.traces = traces()
+
+    def tearDown(self):
+        self.assertEqual(traces(), self.traces)
 
     def caisson(self, *words, stdin=subprocess.DEVNULL, timeout_s=20):
         with tempfile.TemporaryDirectory() as private:
@@ -282,6 +297,46 @@ class Inside(Programs):
                 process.stdout.close()
                 self.assertIn(status, (128 + number, -number))
                 self.assert_nothing_left("signal")
+
+    def test_signals_during_the_start_are_not_lost(self):
+        for attempt in range(40):
+            process = subprocess.Popen([CAISSON, "do", "--", "/bin/busybox", "sleep", "1000"],
+                                       stderr=subprocess.DEVNULL, start_new_session=True)
+            time.sleep(attempt * 0.0005)
+            process.send_signal(signal.SIGTERM)
+            try:
+                status = process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                self.fail(f"SIGTERM after {attempt * 0.5} ms was lost")
+            self.assertIn(status, (128 + signal.SIGTERM, -signal.SIGTERM))
+        self.assert_nothing_left("signals during the start")
+
+    def test_a_program_that_ignores_signals_ends_with_the_launcher(self):
+        process = subprocess.Popen(
+            [CAISSON, "do", "--", "/bin/busybox", "sh", "-c",
+             "trap '' TERM INT HUP QUIT; echo ready; while :; do :; done"],
+            stdout=subprocess.PIPE, start_new_session=True)
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            process.send_signal(number)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.3)
+        process.kill()
+        process.wait(timeout=5)
+        process.stdout.close()
+        self.assert_nothing_left("SIGKILL of caisson whose program ignores signals")
+
+    def test_a_kernel_process_that_hangs_ends_with_the_launcher(self):
+        process = self.start_sleeper()
+        with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="utf-8") as file:
+            os.kill(int(file.read()), signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        process.kill()
+        process.wait(timeout=5)
+        process.stdout.close()
+        self.assert_nothing_left("SIGKILL of caisson whose kernel process hangs")
 
     def test_process_group_kill_leaves_nothing(self):
         process = self.start_sleeper()

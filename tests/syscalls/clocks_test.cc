@@ -197,20 +197,32 @@ TEST(Nanosleep, AbsoluteTimes) {
   EXPECT_LT(watch.ms(), 1000);
 }
 
+// In the order of their ends, though they began the other way round. A busy machine may run threads
+// that wake close together in another order now and then, but not each time.
 TEST(Nanosleep, ManySleepersWakeInOrder) {
-  std::atomic<int> next = 0;
-  std::vector<int> order(10, -1);
-  std::vector<std::thread> sleepers;
-  const int64_t start = now_ns() + 60'000'000;
-  for (int i = 9; i >= 0; --i) {
-    sleepers.emplace_back([&, i] {
-      const timespec time = from_ns(start + i * 25'000'000LL);
-      syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &time, nullptr);
-      order[next++] = i;
-    });
+  constexpr int kSleepers = 10, kTries = 6;
+  std::vector<int> sorted(kSleepers);
+  for (int i = 0; i < kSleepers; ++i) sorted[i] = i;
+  std::vector<int> order;
+  for (int tries = 0; tries < kTries && order != sorted; ++tries) {
+    order.assign(kSleepers, -1);
+    std::atomic<int> next = 0;
+    std::atomic<int> early = 0;
+    std::vector<std::thread> sleepers;
+    const int64_t start = now_ns() + 60'000'000;
+    for (int i = kSleepers - 1; i >= 0; --i) {
+      sleepers.emplace_back([&, i] {
+        const int64_t end = start + i * 25'000'000LL;
+        const timespec time = from_ns(end);
+        syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &time, nullptr);
+        if (now_ns() < end) ++early;
+        order[next++] = i;
+      });
+    }
+    for (std::thread& sleeper : sleepers) sleeper.join();
+    EXPECT_EQ(early, 0);
   }
-  for (std::thread& sleeper : sleepers) sleeper.join();
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(order[i], i);
+  EXPECT_EQ(order, sorted);
 }
 
 TEST(Nanosleep, KillEndsALongSleep) {
