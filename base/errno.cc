@@ -14,6 +14,8 @@ std::string_view Errno::name() const {
       return "ERESTARTNOHAND";
     case kERESTART_RESTARTBLOCK:
       return "ERESTART_RESTARTBLOCK";
+    case kEMEMORYLIMIT:
+      return "EMEMORYLIMIT";
     default:
       break;
   }

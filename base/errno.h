@@ -19,6 +19,10 @@ inline constexpr int kERESTARTNOHAND = 514;  // restart if no handler runs
 inline constexpr int kERESTART_RESTARTBLOCK =
     516;  // restart by restart_syscall(2) if no handler runs
 
+// Kernel-internal: guest memory is used up. The call happens again once a process has been ended
+// for it; see MemoryKiller.
+inline constexpr int kEMEMORYLIMIT = 520;
+
 class [[nodiscard]] Errno {
  public:
   constexpr explicit Errno(int value) : value_(value) {}

@@ -6,6 +6,8 @@ const char* lock_rank_name(LockRank rank) {
   switch (rank) {
     case LockRank::kContainerTable:
       return "kContainerTable";
+    case LockRank::kMemoryKiller:
+      return "kMemoryKiller";
     case LockRank::kRename:
       return "kRename";
     case LockRank::kMountTree:

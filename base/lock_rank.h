@@ -12,6 +12,7 @@ namespace caisson {
 
 enum class LockRank : uint8_t {
   kContainerTable,   // runtime: outermost, taken with nothing held
+  kMemoryKiller,     // kernel: the choice of a process to kill; taken with nothing held
   kRename,           // vfs: renames between directories; before any Dentry
   kMountTree,        // vfs: mount table; before any Dentry
   kFsContext,        // vfs: root, cwd and umask of a task

@@ -225,22 +225,4 @@ MemoryStatus Kernel::memory_status() const {
   return status;
 }
 
-void Kernel::kill_for_memory() {
-  RefOrNull<ThreadGroup> largest;
-  uint64_t most = 0;
-  for (const Ref<ThreadGroup>& group : tasks_.groups()) {
-    RefOrNull<Task> leader = tasks_.find_task(group->id);
-    RefOrNull<MemoryManager> mm = leader ? leader->mm_ref() : nullptr;
-    if (!mm) continue;
-    uint64_t used = mm->usage().resident;
-    if (used < most) continue;
-    most = used;
-    largest = group.or_null();
-  }
-  if (!largest) return;
-  LOG_WARNING("out of memory: process %d is killed (%llu kB)", largest->id,
-              static_cast<unsigned long long>(most / 1024));
-  begin_group_exit(*largest, SIGKILL);
-}
-
 }  // namespace caisson

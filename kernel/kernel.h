@@ -17,6 +17,7 @@
 #include "host/event_loop.h"
 #include "kernel/auth/credentials.h"
 #include "kernel/futex/futex_table.h"
+#include "kernel/memory_killer.h"
 #include "kernel/resource_limits.h"
 #include "kernel/run_queue.h"
 #include "kernel/syscall_table.h"
@@ -97,8 +98,7 @@ class Kernel {
 
   // The memory that guests may use, for sysinfo(2) and /proc/meminfo.
   MemoryStatus memory_status() const;
-  // Linux's out-of-memory killer: ends the process that uses most.
-  void kill_for_memory();
+  MemoryKiller& memory_killer() { return memory_killer_; }
 
   // From task_exit: a task is gone; the program (pid 2) ended with this wait status.
   void task_gone();
@@ -116,6 +116,7 @@ class Kernel {
   TaskSet tasks_;
   FutexTable futexes_;
   UtsNames uts_;
+  MemoryKiller memory_killer_{*this};
   RefOrNull<Task> init_;    // set once before start
   cpu_set_t allowed_cpus_;  // set once before start
   size_t host_cpus_ = 64;   // set once before start

@@ -44,6 +44,8 @@ class Operation {
   virtual StepResult interrupted(CurrentTask& task) { return Errno(kERESTARTSYS); }
   // Waits through every signal but one that ends the process (vfork, exec). Linux: TASK_KILLABLE.
   virtual bool killable_only() const { return false; }
+  // False: not a call waits but a fault, so the result is dropped and no register changes.
+  virtual bool is_call() const { return true; }
   // For strace and /proc/PID/wchan: "pipe_read", "futex_wait".
   virtual const char* name() const = 0;
 };

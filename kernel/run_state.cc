@@ -34,9 +34,8 @@ bool may_follow(const RunState& from, const RunState& to) {
   if (std::holds_alternative<RunExit>(from)) return std::holds_alternative<RunDead>(to);
   if (std::holds_alternative<RunDead>(to)) return false;
   if (std::holds_alternative<RunExit>(to)) return true;
-  if (std::holds_alternative<RunOperation>(to)) return std::holds_alternative<RunSyscall>(from);
   if (std::holds_alternative<RunStopped>(to)) return std::holds_alternative<RunGuest>(from);
-  if (std::holds_alternative<RunFetchVector>(to))
+  if (std::holds_alternative<RunFetchVector>(to) || std::holds_alternative<RunOperation>(to))
     return std::holds_alternative<RunGuest>(from) || std::holds_alternative<RunSyscall>(from);
   if (std::holds_alternative<RunSyscall>(to))
     return std::holds_alternative<RunGuest>(from) || std::holds_alternative<RunFetchVector>(from);

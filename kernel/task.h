@@ -194,6 +194,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   Next turn_exit(CurrentTask& current);
 
   void take_fault(CurrentTask& current);
+  void wait_for_memory();
   void finish_call(CurrentTask& current, uint64_t value);
   void finish_call(CurrentTask& current, Errno error);
   void finish_operation(CurrentTask& current, const StepResult& result);

@@ -45,6 +45,8 @@ Ref<ThreadGroup> make_group(CurrentTask& current, const CloneRequest& request) {
   auto group = make_ref<ThreadGroup>(current.kernel(), std::move(handlers), request.exit_signal);
   group->limits.set_all(parent.limits.all());
   group->dumpable.store(parent.dumpable.load());
+  group->oom_score_adj.store(parent.oom_score_adj.load());
+  group->oom_score_adj_min.store(parent.oom_score_adj_min.load());
   return group;
 }
 

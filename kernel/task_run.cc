@@ -213,10 +213,18 @@ void Task::disarm(RunOperation& run) {
 }
 
 void Task::finish_operation(CurrentTask& current, const StepResult& result) {
-  if (const auto* value = std::get_if<uint64_t>(&result))
+  if (!std::get<RunOperation>(run_state_).operation->is_call())
+    set_state(RunGuest{});
+  else if (const auto* value = std::get_if<uint64_t>(&result))
     finish_call(current, *value);
   else
     finish_call(current, *std::get_if<Errno>(&result));
+}
+
+// The memory limit is reached: a process ends for it, and we look again a moment later.
+void Task::wait_for_memory() {
+  kernel.memory_killer().limit_reached(group);
+  set_state(RunOperation{make_memory_wait(), false, std::nullopt});
 }
 
 // A synchronous exception. Page faults are the address space's business first.
@@ -237,8 +245,8 @@ void Task::take_fault(CurrentTask& current) {
         set_state(RunGuest{});
         return;
       case FaultOutcome::Kind::kOutOfMemory:
-        kernel.kill_for_memory();
         set_state(RunGuest{});
+        wait_for_memory();
         return;
       case FaultOutcome::Kind::kSignal:
         info.signo = outcome.signo;

@@ -66,6 +66,10 @@ void Task::finish_call(CurrentTask& current, Errno error) {
     // Something made the task look; if that was nothing, the call just begins again.
     attention_.store(true, std::memory_order_release);
   }
+  if (error == Errno(kEMEMORYLIMIT)) {
+    finish_call(current, Errno(kERESTARTNOINTR));
+    return wait_for_memory();
+  }
   finish_call(current, static_cast<uint64_t>(error.as_return()));
 }
 

@@ -104,6 +104,9 @@ class ThreadGroup final : public RefCounted<ThreadGroup>, public ListNode<Siblin
   std::atomic<CpuTimers*> cpu_timers{nullptr};  // timers' own, once made; lives as long as we
 
   std::atomic<bool> dumpable{true};
+  // /proc/PID/oom_score_adj, and how low it may be set without CAP_SYS_RESOURCE.
+  std::atomic<int> oom_score_adj{0};
+  std::atomic<int> oom_score_adj_min{0};
   uint64_t start_time_ns = 0;  // CLOCK_BOOTTIME; set once before start
 };
 

@@ -67,12 +67,18 @@ CopyResult MemoryManager::access_run(GuestAddr addr, size_t length, Access acces
         if (pointer == nullptr) break;
         size_t left = copy(pointer, done, piece);
         done += piece - left;
-        if (left != 0) return {done, Errno(EFAULT)};
+        if (left != 0) {
+          // Our own file never ends early: it has no page left to give.
+          auto pma = pmas_.find(addr + done);
+          bool is_ours = pma != pmas_.end() && pma->second.in_memory_file();
+          return {done, Errno(is_ours ? kEMEMORYLIMIT : EFAULT)};
+        }
       }
     }
     if (done == length) return {done, Errno(0)};
-    if (make_accessible(addr + done, access, forced, false).kind != FaultOutcome::Kind::kHandled)
-      break;
+    FaultOutcome outcome = make_accessible(addr + done, access, forced, false);
+    if (outcome.kind == FaultOutcome::Kind::kOutOfMemory) return {done, Errno(kEMEMORYLIMIT)};
+    if (outcome.kind != FaultOutcome::Kind::kHandled) break;
     if (done != before) stalls = 0;
   }
   return {done, Errno(EFAULT)};

@@ -227,7 +227,7 @@ Result<void> MemoryManager::populate_advice(GuestAddr start, GuestAddr end, bool
       stop = std::min({end, it->second.end, backed ? pma->second.end : at + kPageSize});
       if (backed && pma->second.in_memory_file() &&
           !memory_.populate({pma->second.offset + (at - pma->second.start), stop - at}).ok())
-        return Errno(ENOMEM);
+        return Errno(kEMEMORYLIMIT);
     }
     if (backed) {
       at = stop;
@@ -235,7 +235,7 @@ Result<void> MemoryManager::populate_advice(GuestAddr start, GuestAddr end, bool
     }
     FaultOutcome outcome =
         make_accessible(at, for_write ? Access::kWrite : Access::kRead, false, false);
-    if (outcome.kind == FaultOutcome::Kind::kOutOfMemory) return Errno(ENOMEM);
+    if (outcome.kind == FaultOutcome::Kind::kOutOfMemory) return Errno(kEMEMORYLIMIT);
     if (outcome.kind == FaultOutcome::Kind::kSignal) return Errno(EFAULT);
   }
   return {};

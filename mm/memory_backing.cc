@@ -335,7 +335,7 @@ FaultOutcome MemoryManager::make_accessible(GuestAddr addr, Access access, bool 
     Result<PreparedCopy> copy =
         prepare_copy(Ref<Mappable>::from(wanted.file), wanted.offset, wanted.start, wanted.end);
     if (!copy.ok()) {
-      if (copy.error() == Errno(ENOMEM)) return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
+      if (copy.error() == Errno(kEMEMORYLIMIT)) return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
       return signal_outcome(SIGBUS, BUS_ADRERR);  // the file can't be read
     }
     Garbage garbage(*this);

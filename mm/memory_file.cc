@@ -201,7 +201,10 @@ void MemoryFile::release(std::span<const MemoryRange> ranges) {
   freed.resize(last + 1);
   // Cleaned before they are free again: the next owner must find zeros.
   std::vector<MemoryRange> warm;
-  for (const MemoryRange& range : freed) clean(range, warm);
+  for (const MemoryRange& range : freed) {
+    clean(range, warm);
+    released_.fetch_add(range.length, std::memory_order_relaxed);
+  }
   MutexLock lock(mutex_);
   for (const MemoryRange& range : freed) add_free_locked(range.offset, range.end());
   for (const MemoryRange& range : warm) warm_.emplace(range.offset, range.end());
@@ -272,7 +275,7 @@ MemoryRange MemoryFile::next_data(MemoryRange range) const {
 
 Result<void> MemoryFile::write(uint64_t offset, std::span<const std::byte> data) {
   Result<void> written = host::write_file(fd_.get(), offset, data);
-  if (!written.ok()) return Errno(written.error() == Errno(EFAULT) ? EFAULT : ENOMEM);
+  if (!written.ok()) return Errno(written.error() == Errno(EFAULT) ? EFAULT : kEMEMORYLIMIT);
   return {};
 }
 
@@ -285,7 +288,7 @@ Result<void> MemoryFile::copy_pages(uint64_t target_offset, uint64_t source_offs
     if (absent != 0) TRY(write(target_offset, {at(source_offset), absent}));
     uint64_t present = there.length;
     if (safe_copy(at(target_offset + absent), at(source_offset + absent), present) != 0)
-      return Errno(ENOMEM);
+      return Errno(kEMEMORYLIMIT);
     target_offset += absent + present;
     source_offset += absent + present;
     length -= absent + present;

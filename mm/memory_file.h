@@ -77,7 +77,7 @@ class MemoryFile {
   // The next run of pages that hold data in `range`; empty when there is none.
   MemoryRange next_data(MemoryRange range) const;
   // Copies host-side without mapping the target (Linux writes whole pages without zeroing them
-  // first). ENOMEM at the memory limit.
+  // first). EMEMORYLIMIT at the memory limit.
   Result<void> copy_pages(uint64_t target_offset, uint64_t source_offset, uint64_t length);
   // Writes kernel memory into the file.
   Result<void> write(uint64_t offset, std::span<const std::byte> data);
@@ -85,6 +85,8 @@ class MemoryFile {
   // Gives up the free pages that are kept warm.
   void trim();
   uint64_t allocated_bytes() const;
+  // All that release() ever made free.
+  uint64_t released_bytes() const { return released_.load(std::memory_order_relaxed); }
   // Bytes in use by pages, as the host counts them.
   uint64_t resident_bytes() const;
 
@@ -114,6 +116,7 @@ class MemoryFile {
   std::map<uint64_t, uint64_t> free_ GUARDED_BY(mutex_);                     // free: offset to end
   std::set<std::pair<uint64_t, uint64_t>> free_by_size_ GUARDED_BY(mutex_);  // (length, offset)
   uint64_t allocated_ GUARDED_BY(mutex_) = 0;
+  std::atomic<uint64_t> released_ = 0;
   std::map<uint64_t, uint64_t> warm_
       GUARDED_BY(mutex_);                 // zeroed pages that nobody uses: offset to end
   std::atomic<uint64_t> warm_bytes_ = 0;  // of warm_, and what is about to join it

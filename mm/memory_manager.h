@@ -79,11 +79,20 @@ struct FaultOutcome {
   int code = 0;
 };
 
+// By what holds them: private pages, shared ones of the memory file, the host's page cache.
+struct ResidentBytes {
+  uint64_t own = 0;
+  uint64_t shared = 0;
+  uint64_t host_file = 0;
+  uint64_t all() const { return own + shared + host_file; }
+};
+
 // Bytes, for /proc/PID/status and statm.
 struct MemoryUse {
   uint64_t total = 0;
   uint64_t peak_total = 0;
   uint64_t resident = 0;
+  uint64_t guest_memory = 0;  // resident, without the host's page cache
   uint64_t data = 0;
   uint64_t stack = 0;
   uint64_t text = 0;
@@ -291,8 +300,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   std::string name_of_locked(const Vma& vma, const MappedFileInfo& info) const
       REQUIRES_SHARED(mappings_);
   void append_vdso_locked(std::string& text) const REQUIRES_SHARED(mappings_);
-  uint64_t resident_locked(GuestAddr start, GuestAddr end, bool private_only) const
-      REQUIRES_SHARED(mappings_);
+  ResidentBytes resident_locked(GuestAddr start, GuestAddr end) const REQUIRES_SHARED(mappings_);
 
   // memory_access.cc
   template <typename F>

@@ -68,23 +68,22 @@ void MemoryManager::append_vdso_locked(std::string& text) const {
   append_line(text, vdso, {}, "[vdso]");
 }
 
-uint64_t MemoryManager::resident_locked(GuestAddr start, GuestAddr end, bool private_only) const {
-  uint64_t bytes = 0;
+ResidentBytes MemoryManager::resident_locked(GuestAddr start, GuestAddr end) const {
+  ResidentBytes bytes;
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
        ++it) {
     const Pma& pma = it->second;
-    if (private_only && pma.kind != Pma::Kind::kPrivate) continue;
     GuestAddr low = std::max(start, pma.start);
     GuestAddr high = std::min(end, pma.end);
     if (!pma.in_memory_file()) {
-      bytes += high - low;  // the host's page cache; taken as resident
+      bytes.host_file += high - low;  // the host's page cache; taken as resident
       continue;
     }
     MemoryRange rest{pma.offset + (low - pma.start), high - low};
     while (!rest.empty()) {
       MemoryRange data = memory_.next_data(rest);
       if (data.empty()) break;
-      bytes += data.length;
+      (pma.kind == Pma::Kind::kPrivate ? bytes.own : bytes.shared) += data.length;
       rest = {data.end(), rest.end() - data.end()};
     }
   }
@@ -97,8 +96,9 @@ std::string MemoryManager::smaps_text() const {
   for (const auto& [start, vma] : vmas_) {
     MappedFileInfo info = vma.file ? vma.file->info() : MappedFileInfo{};
     append_line(text, vma, info, name_of_locked(vma, info));
-    uint64_t resident = resident_locked(vma.start, vma.end, false) / 1024;
-    uint64_t own = resident_locked(vma.start, vma.end, true) / 1024;
+    ResidentBytes bytes = resident_locked(vma.start, vma.end);
+    uint64_t resident = bytes.all() / 1024;
+    uint64_t own = bytes.own / 1024;
     uint64_t shared = resident - own;
     uint64_t locked = vma.has(kVmaLocked) ? resident : 0;
     auto field = [&text](const char* name, uint64_t kilobytes) {
@@ -160,8 +160,10 @@ MemoryUse MemoryManager::usage() const {
   MemoryUse use = use_;
   use.text = page_up(program_.code_end) - page_down(program_.code_start);
   use.library = use.library > use.text ? use.library - use.text : 0;
-  use.resident = resident_locked(0, max_addr_, false);
-  use.shared = use.resident - resident_locked(0, max_addr_, true);
+  ResidentBytes bytes = resident_locked(0, max_addr_);
+  use.resident = bytes.all();
+  use.guest_memory = bytes.own + bytes.shared;
+  use.shared = bytes.shared + bytes.host_file;
   return use;
 }
 

@@ -24,7 +24,8 @@ SharedMemory::~SharedMemory() { memory_.release(range_); }
 Result<size_t> SharedMemory::read_at(uint64_t offset, std::span<std::byte> out) {
   if (offset >= range_.length) return size_t{0};
   size_t length = std::min<uint64_t>(out.size(), range_.length - offset);
-  if (safe_copy(out.data(), memory_.at(range_.offset + offset), length) != 0) return Errno(ENOMEM);
+  if (safe_copy(out.data(), memory_.at(range_.offset + offset), length) != 0)
+    return Errno(kEMEMORYLIMIT);
   return length;
 }
 

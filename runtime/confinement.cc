@@ -42,47 +42,7 @@ Result<UniqueFd, Error> reopen_read_only(int fd) {
   return result;
 }
 
-uint64_t read_number(const char* path) {
-  FILE* file = fopen(path, "re");
-  if (file == nullptr) return ~uint64_t{0};
-  unsigned long long value = 0;
-  bool ok = fscanf(file, "%llu", &value) == 1;
-  fclose(file);
-  return ok ? value : ~uint64_t{0};
-}
-
-// The memory.max of the cgroup (v2) that this process is in; ~0 if there is none.
-uint64_t cgroup_limit() {
-  FILE* file = fopen("/proc/self/cgroup", "re");
-  if (file == nullptr) return ~uint64_t{0};
-  char line[512];
-  uint64_t limit = ~uint64_t{0};
-  while (fgets(line, sizeof line, file) != nullptr) {
-    if (strncmp(line, "0::", 3) != 0) continue;
-    line[strcspn(line, "\n")] = '\0';
-    std::string path = std::string("/sys/fs/cgroup") + (line + 3) + "/memory.max";
-    limit = read_number(path.c_str());
-  }
-  fclose(file);
-  return limit;
-}
-
 }  // namespace
-
-uint64_t default_memory_limit() {
-  uint64_t available = ~uint64_t{0};
-  if (FILE* file = fopen("/proc/meminfo", "re")) {
-    char line[256];
-    unsigned long long kib = 0;
-    while (fgets(line, sizeof line, file) != nullptr) {
-      if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = kib * 1024;
-    }
-    fclose(file);
-  }
-  uint64_t limit = std::min(available, cgroup_limit());
-  if (limit == ~uint64_t{0}) limit = uint64_t{1} << 30;
-  return std::max(limit & ~uint64_t{0xfff}, uint64_t{64} << 20);
-}
 
 Result<GuestMemory, Error> prepare_memory(uint64_t limit_bytes, bool namespaces) {
   GuestMemory memory;

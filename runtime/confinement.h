@@ -32,7 +32,4 @@ Result<void, Error> enter_empty_root();
 // No capabilities in any set, no new privileges, not dumpable, no core files.
 Result<void, Error> drop_privileges();
 
-// Bytes of memory that a new sandbox may use by default: what the host or the cgroup has left.
-uint64_t default_memory_limit();
-
 }  // namespace caisson::runtime

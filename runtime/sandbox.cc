@@ -21,6 +21,7 @@
 #include "platform/systrap/systrap.h"
 #include "runtime/confinement.h"
 #include "runtime/kernel_filter.h"
+#include "runtime/memory_limit.h"
 #include "runtime/protocol.h"
 #include "runtime/root_filesystem.h"
 #include "strace/tracer.h"

@@ -17,7 +17,8 @@ namespace {
 // anything of the sandbox, whatever its lock's rank.
 class ProcTextFile final : public FileDescription {
  public:
-  ProcTextFile(Path path, uint32_t flags) : FileDescription(std::move(path), flags) {}
+  ProcTextFile(Path path, uint32_t flags, const Credentials& opener)
+      : FileDescription(std::move(path), flags), opener_(opener) {}
 
   Result<size_t> read(UserBuffer& to, IoFlags) override {
     {
@@ -44,7 +45,7 @@ class ProcTextFile final : public FileDescription {
     constexpr size_t kMaxWrite = 4096;
     std::string text(std::min<uint64_t>(from.remaining(), kMaxWrite), '\0');
     if (TRY(from.read(text.data(), text.size())) != text.size()) return Errno(EFAULT);
-    TRY(node().write(text));
+    TRY(node().write(text, *opener_));
     return text.size();
   }
   Result<size_t> pwrite(UserBuffer& from, uint64_t, IoFlags flags) override {
@@ -73,6 +74,7 @@ class ProcTextFile final : public FileDescription {
     offset_ += done;
     return done;
   }
+  const Ref<const Credentials> opener_;
   Mutex<LockRank::kFileDescription> mu_;
   std::string text_ GUARDED_BY(mu_);
   bool made_ GUARDED_BY(mu_) = false;
@@ -109,12 +111,12 @@ Result<FileStat> ProcNode::stat() {
 Result<Ref<FileDescription>> ProcText::open(const Path& path, uint32_t flags,
                                             const Caller& caller) {
   if (may_open_ && !may_open_(caller)) return Errno(EACCES);
-  return Ref<FileDescription>(make_ref<ProcTextFile>(path, flags));
+  return Ref<FileDescription>(make_ref<ProcTextFile>(path, flags, caller.credentials));
 }
 
-Result<void> ProcText::write(std::string_view text) const {
+Result<void> ProcText::write(std::string_view text, const Credentials& opener) const {
   if (!write_) return Errno(EIO);
-  return write_(text);
+  return write_(text, opener);
 }
 
 Result<DirectoryListing> ProcDirectory::list() {

@@ -56,7 +56,8 @@ class ProcNode : public Inode {
 class ProcText final : public ProcNode {
  public:
   using Read = std::function<Result<std::string>()>;
-  using Write = std::function<Result<void>(std::string_view)>;
+  // `opener` opened the file for writing.
+  using Write = std::function<Result<void>(std::string_view, const Credentials& opener)>;
   // EACCES when `may_open` says no; none: mode bits are all.
   using MayOpen = std::function<bool(const Caller&)>;
   ProcText(const ProcPlace& place, uint32_t permissions, Read read, Write write = nullptr,
@@ -69,7 +70,7 @@ class ProcText final : public ProcNode {
                                     const Caller& caller) override;
   Result<void> truncate(uint64_t) override { return {}; }  // O_TRUNC before a write
   Result<std::string> read() const { return read_(); }
-  Result<void> write(std::string_view text) const;
+  Result<void> write(std::string_view text, const Credentials& opener) const;
 
  private:
   const Read read_;

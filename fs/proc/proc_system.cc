@@ -136,6 +136,12 @@ std::string loadavg(Kernel& kernel) {
   return format("0.00 0.00 0.00 1/%zu %" PRIu64 "\n", tasks, kernel.forks() + 2);
 }
 
+// What of it we keep. oom_kill: processes that were ended because memory was used up.
+std::string vmstat(Kernel& kernel) {
+  return format("nr_free_pages %" PRIu64 "\noom_kill %" PRIu64 "\n",
+                kernel.memory_status().free_bytes / kPageSize, kernel.memory_killer().kills());
+}
+
 std::string filesystems(Kernel&) {
   return "nodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\toverlay\n";
 }
@@ -223,6 +229,7 @@ constexpr ProcChild kSystem[] = {
     {"thread-self", S_IFLNK, thread_self},
     {"uptime", S_IFREG, text<uptime>},
     {"version", S_IFREG, text<version>},
+    {"vmstat", S_IFREG, text<vmstat>},
 };
 
 }  // namespace

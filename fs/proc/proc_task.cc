@@ -1,5 +1,6 @@
 // The directory of a process or thread. Linux: fs/proc/base.c, fd.c.
 #include <algorithm>
+#include <charconv>
 
 #include "fs/proc/proc.h"
 #include "kernel/executable.h"
@@ -108,7 +109,9 @@ std::string wchan(Task& task) { return task.wait_name(); }
 std::string process_stat(Task& task) { return stat_text(task, false); }
 std::string thread_stat(Task& task) { return stat_text(task, true); }
 std::string cgroup(Task&) { return "0::/\n"; }
-std::string oom_score(Task&) { return "0\n"; }
+std::string oom_score(Task& task) {
+  return std::to_string(task.kernel.memory_killer().score(task.group)) + "\n";
+}
 
 Result<LinkTarget> executable(Task& task) {
   RefOrNull<ExecutableFile> file = task.executable();
@@ -247,11 +250,60 @@ Ref<Inode> comm_file(const ProcPlace& place, TaskOf task) {
   return make_text(
       place, task, 0644, Guard::kNone,
       [](Task& found) -> Result<std::string> { return comm(found); },
-      [task](std::string_view name) -> Result<void> {
+      [task](std::string_view name, const Credentials&) -> Result<void> {
         Ref<Task> found = TRY(task.get());
         name = name.substr(0, std::min(name.find('\n'), size_t{15}));
         found->set_name(std::string(name));
         return {};
+      });
+}
+
+// As kstrtoint(, 0,) reads what is left of the first 12 bytes without blanks around it.
+Result<int> parse_int(std::string_view text) {
+  constexpr std::string_view kBlanks = " \t\n\v\f\r";
+  text = text.substr(0, std::min(text.size(), size_t{12}));
+  text = text.substr(0, text.find('\0'));
+  text.remove_prefix(std::min(text.find_first_not_of(kBlanks), text.size()));
+  text = text.substr(0, text.find_last_not_of(kBlanks) + 1);
+  bool negative = text.starts_with('-');
+  if (negative || text.starts_with('+')) text.remove_prefix(1);
+  int base = 10;
+  if (text.starts_with("0x") || text.starts_with("0X")) {
+    base = 16;
+    text.remove_prefix(2);
+  } else if (text.starts_with('0')) {
+    base = 8;
+  }
+  int64_t value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  if (error == std::errc::result_out_of_range) return Errno(ERANGE);
+  if (error != std::errc() || text.starts_with('-') || end != text.data() + text.size())
+    return Errno(EINVAL);
+  if (negative) value = -value;
+  if (value != static_cast<int>(value)) return Errno(ERANGE);
+  return static_cast<int>(value);
+}
+
+// Linux: __set_oom_adj().
+Result<void> set_oom_score_adj(Task& task, std::string_view text, const Credentials& writer) {
+  int value = TRY(parse_int(text));
+  if (value < kOomScoreAdjMin || value > kOomScoreAdjMax) return Errno(EINVAL);
+  ThreadGroup& group = task.group;
+  bool privileged = writer.has(Capability::kSysResource);
+  if (value < group.oom_score_adj_min.load() && !privileged) return Errno(EACCES);
+  group.oom_score_adj.store(value);
+  if (privileged) group.oom_score_adj_min.store(value);
+  return {};
+}
+
+Ref<Inode> oom_score_adj_file(const ProcPlace& place, TaskOf task) {
+  return make_text(
+      place, task, 0644, Guard::kNone,
+      [](Task& found) -> Result<std::string> {
+        return std::to_string(found.group.oom_score_adj.load()) + "\n";
+      },
+      [task](std::string_view text, const Credentials& opener) -> Result<void> {
+        return set_oom_score_adj(*TRY(task.get()), text, opener);
       });
 }
 
@@ -278,6 +330,7 @@ constexpr TaskChild kTaskChildren[] = {
     {"mountinfo", S_IFREG, text<mountinfo_text>},
     {"mounts", S_IFREG, text<mounts_text>},
     {"oom_score", S_IFREG, text<oom_score>},
+    {"oom_score_adj", S_IFREG, oom_score_adj_file},
     {"root", S_IFLNK, link<root_directory>},
     {"smaps", S_IFREG, text<smaps, 0444, Guard::kAccess>},
     {"statm", S_IFREG, text<statm_text>},

@@ -106,7 +106,8 @@ Result<size_t> TmpfsFile::write_at(UserBuffer& from, WritePosition& position) {
     uint64_t piece = std::min(total - done, here.value().length);
     Result<size_t> moved = from.read(tmpfs().memory().at(here.value().offset), piece);
     if (!moved.ok()) {
-      failure = moved.error();
+      // A full sandbox is a full file system: nobody is killed for a file.
+      failure = moved.error() == Errno(kEMEMORYLIMIT) ? Errno(ENOSPC) : moved.error();
       break;
     }
     done += moved.value();

@@ -1,0 +1,141 @@
+// What memory_limit.py runs: a parent that knows what its children should come to, and children
+// that use memory in different ways. Prints one word a child: "ended N" or "killed N".
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr size_t kMiB = 1 << 20;
+
+char* reserve(size_t bytes) {
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return at == MAP_FAILED ? nullptr : static_cast<char*>(at);
+}
+
+void touch(size_t bytes) {
+  char* at = reserve(bytes);
+  if (at == nullptr) _exit(10);
+  for (size_t i = 0; i < bytes; i += 4096) at[i] = 1;
+}
+
+void fill_by_read(size_t bytes) {
+  char* at = reserve(bytes);
+  int zero = open("/dev/zero", O_RDONLY);
+  for (size_t done = 0; done < bytes;) {
+    ssize_t got = read(zero, at + done, std::min(bytes - done, kMiB));
+    if (got <= 0) _exit(11);  // the limit is no error of the call
+    done += static_cast<size_t>(got);
+  }
+}
+
+void set_adjustment(int value) {
+  FILE* file = fopen("/proc/self/oom_score_adj", "w");
+  if (file == nullptr || fprintf(file, "%d", value) < 0 || fclose(file) != 0) _exit(12);
+}
+
+template <typename F>
+pid_t start(F body) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    body();
+    _exit(0);
+  }
+  return pid;
+}
+
+void report(const char* name, pid_t pid) {
+  int status = 0;
+  waitpid(pid, &status, 0);
+  if (WIFSIGNALED(status))
+    printf("%s killed %d\n", name, WTERMSIG(status));
+  else
+    printf("%s ended %d\n", name, WEXITSTATUS(status));
+}
+
+constexpr size_t kTooMuch = 1024 * kMiB;
+
+// A neighbour that holds memory and goes on computing until it is told to stop.
+struct Neighbour {
+  int stop[2];
+  pid_t pid;
+  explicit Neighbour(size_t bytes) {
+    if (pipe(stop) != 0) _exit(13);
+    pid = start([&] {
+      close(stop[1]);
+      char* at = reserve(bytes);
+      for (size_t i = 0; i < bytes; i += 4096) at[i] = static_cast<char>(i >> 12);
+      char byte;
+      while (read(stop[0], &byte, 1) > 0) {
+      }
+      for (size_t i = 0; i < bytes; i += 4096)
+        if (at[i] != static_cast<char>(i >> 12)) _exit(14);
+    });
+    close(stop[0]);
+  }
+  // The second has a copy of the first one's end, so both are told before one is waited for.
+  void tell() { close(stop[1]); }
+  void finish() { report("neighbour", pid); }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  std::string mode = argc > 1 ? argv[1] : "";
+  if (mode == "alone") {
+    touch(kTooMuch);
+    return 0;
+  }
+  Neighbour first(8 * kMiB), second(8 * kMiB);
+  if (mode == "touch") {
+    report("eater", start([] { touch(kTooMuch); }));
+  } else if (mode == "read") {
+    report("eater", start([] { fill_by_read(kTooMuch); }));
+  } else if (mode == "threads") {
+    report("eater", start([] {
+             std::vector<std::thread> all;
+             for (int i = 0; i < 4; ++i) all.emplace_back([] { touch(kTooMuch / 4); });
+             for (std::thread& each : all) each.join();
+           }));
+  } else if (mode == "protected") {
+    // The larger process is not to be chosen, a smaller one is.
+    int ready[2];
+    char byte;
+    if (pipe(ready) != 0) return 1;
+    pid_t favourite = start([] {
+      set_adjustment(900);
+      touch(20 * kMiB);
+      pause();
+    });
+    pid_t big = start([&] {
+      set_adjustment(-1000);
+      touch(40 * kMiB);
+      if (write(ready[1], "", 1) != 1) _exit(1);
+      touch(30 * kMiB);
+    });
+    if (read(ready[0], &byte, 1) != 1) return 1;
+    report("favourite", favourite);
+    report("big", big);
+  } else if (mode == "again") {
+    for (int i = 0; i < 5; ++i) report("eater", start([] { touch(kTooMuch); }));
+  }
+  first.tell();
+  second.tell();
+  first.finish();
+  second.finish();
+  FILE* file = fopen("/proc/vmstat", "r");
+  char line[128];
+  while (file != nullptr && fgets(line, sizeof line, file) != nullptr)
+    if (strncmp(line, "oom_kill ", 9) == 0) fputs(line, stdout);
+  return 0;
+}
