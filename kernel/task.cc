@@ -131,7 +131,7 @@ char Task::state_letter() const {
     MutexLock lock(group.mu);
     return is_stopped ? 'T' : 'S';
   }
-  return 'R';
+  return context && context->is_waiting() ? 'S' : 'R';
 }
 
 const char* Task::wait_name() const {

@@ -177,7 +177,8 @@ Result<FutexKey> MemoryManager::futex_key(GuestAddr addr, bool shared) {
   auto it = vmas_.find(addr);
   if (it == vmas_.end()) return Errno(EFAULT);
   const Vma& vma = it->second;
-  if (!vma.is_shared() || !vma.file) return FutexKey{this, addr, nullptr};
+  // A private call never meets a shared one. Linux: FUT_OFF_MMSHARED.
+  if (!vma.is_shared() || !vma.file) return FutexKey{this, addr + 2, nullptr};
   return FutexKey{vma.file->identity(), vma.file_offset(addr), vma.file.ref()};
 }
 

@@ -196,7 +196,7 @@ void MemoryManager::discard_locked(const Vma& vma, GuestAddr start, GuestAddr en
       }
       GuestAddr low = it->second.start;
       GuestAddr high = it->second.end;
-      drop_pmas_locked(low, high, garbage, true);
+      drop_pmas_locked(low, high, garbage, Unmap::kOrder);
       ++generation_;
       if (vma.prot != PROT_NONE) (void)back_locked(vma, low, high).ok();  // else by faults
       it = pmas_.first_ending_after(high);

@@ -40,12 +40,6 @@ bool needs_copy_to_write(const Vma& vma) {
 }  // namespace
 
 Result<MemoryRange> MemoryManager::allocate_private_locked(GuestAddr start, uint64_t length) {
-  for (Freed& freed : freed_) {
-    if (freed.start != start || freed.range.length != length) continue;
-    MemoryRange range = freed.range;
-    freed = {};
-    if (memory_.try_allocate_at(range.offset, length)) return range;
-  }
   if (length >= kDirectAllocation) return memory_.allocate(length, start);
   bool heap = brk_start_ != 0 && start >= brk_start_ && start < page_up(brk_end_);
   MemoryRange& carve = heap ? heap_carve_ : carve_;
@@ -85,13 +79,7 @@ Result<void> MemoryManager::back_run_locked(const Vma& vma, GuestAddr start, Gue
   bool anonymous = !vma.file || (!vma.is_shared() && vma.file->kind() == Mappable::Kind::kZero);
   if (anonymous) {
     if (vma.prot == PROT_NONE) return {};
-    MemoryRange range = TRY(allocate_private_locked(start, end - start));
-    pma.start = start;
-    pma.end = end;
-    pma.offset = range.offset;
-    post_map_locked(vma, pma);
-    insert_pma_locked(pma);
-    return {};
+    return back_anonymous_locked(vma, start, end);
   }
   Mappable& file = *vma.file;
   uint64_t offset = vma.file_offset(start);
@@ -215,7 +203,7 @@ void MemoryManager::install_copy_locked(const Vma& vma, PreparedCopy& copy, Garb
     }
     pmas_.split(start);
     pmas_.split(next);
-    drop_pmas_locked(start, next, garbage, false);
+    drop_pmas_locked(start, next, garbage, Unmap::kNoOrder);
     Pma pma;
     pma.start = start;
     pma.end = next;
@@ -365,7 +353,7 @@ void MemoryManager::drop_file_pages(const Mappable& file, uint64_t offset, uint6
       GuestAddr begin = it->second.start;
       GuestAddr stop = it->second.end;
       if (copies || it->second.kind != Pma::Kind::kPrivate)
-        drop_pmas_locked(begin, stop, garbage, true);
+        drop_pmas_locked(begin, stop, garbage, Unmap::kOrder);
       it = pmas_.first_ending_after(stop);
     }
   }

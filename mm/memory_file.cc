@@ -127,19 +127,6 @@ Result<MemoryRange> MemoryFile::allocate_locked(uint64_t length, uint64_t align_
   return Errno(ENOMEM);
 }
 
-bool MemoryFile::try_allocate_at(uint64_t offset, uint64_t length) {
-  if (length == 0 || !is_page_aligned(offset | length) || offset > size_ || length > size_ - offset)
-    return false;
-  MutexLock lock(mutex_);
-  auto it = free_.upper_bound(offset);
-  if (it == free_.begin()) return false;
-  --it;
-  if (it->second < offset + length) return false;
-  take_free_locked(it->first, offset, offset + length);
-  note_warm_taken_locked(offset, offset + length);
-  return true;
-}
-
 // Makes `offset` a boundary of the allocated extents.
 void MemoryFile::split_locked(uint64_t offset) {
   auto it = extents_.upper_bound(offset);
@@ -256,6 +243,18 @@ void MemoryFile::punch(MemoryRange range) {
 
 void MemoryFile::discard(MemoryRange range) {
   if (!range.empty()) punch(range);
+}
+
+void MemoryFile::clear(MemoryRange range) {
+  while (!range.empty()) {
+    MemoryRange data = next_data(range);
+    if (data.empty()) return;
+    if (safe_zero(at(data.offset), data.length) != 0) {
+      punch(range);
+      return;
+    }
+    range = {data.end(), range.end() - data.end()};
+  }
 }
 
 Result<void> MemoryFile::populate(MemoryRange range) {

@@ -62,14 +62,15 @@ class MemoryFile {
   Result<MemoryRange> reserve(uint64_t length);
   void take(MemoryRange part);
   void unreserve(MemoryRange rest);
-  // Exactly [offset, offset + length) if it is free.
-  bool try_allocate_at(uint64_t offset, uint64_t length);
   void add_reference(MemoryRange range);
   // Drops one reference of every byte of the ranges; what has none left is punched and free.
   void release(std::span<const MemoryRange> ranges);
   void release(MemoryRange range) { release(std::span(&range, 1)); }
   // Replaces the content by zeros and gives the pages back; the reference counts stay.
   void discard(MemoryRange range);
+
+  // As discard(), but keeps the pages of small ranges.
+  void clear(MemoryRange range);
 
   // Gives every page of the range memory now. ENOMEM at the memory limit.
   Result<void> populate(MemoryRange range);

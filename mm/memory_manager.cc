@@ -74,7 +74,8 @@ MemoryManager::~MemoryManager() {
   WriteLock lock(mappings_);
   for (auto& [start, pma] : pmas_)
     if (pma.in_memory_file()) garbage.ranges.push_back(pma.range());
-  if (!pmas_.empty()) space_->unmap(min_addr_, max_addr_ - min_addr_);
+  evict_parked_locked(0, max_addr_, garbage.ranges);
+  if (!garbage.ranges.empty() || !pmas_.empty()) space_->unmap(min_addr_, max_addr_ - min_addr_);
   for (auto& [start, vma] : vmas_)
     if (vma.file) garbage.files.push_back(vma.file.release());
   // No stub ever saw these.
@@ -166,7 +167,7 @@ void MemoryManager::remove_locked(GuestAddr start, GuestAddr end, Garbage& garba
   pmas_.split(start);
   vmas_.split(end);
   pmas_.split(end);
-  drop_pmas_locked(start, end, garbage, true);
+  drop_pmas_locked(start, end, garbage, Unmap::kPark);
   for (it = vmas_.first_ending_after(start); it != vmas_.end() && it->second.start < end;) {
     account_locked(it->second, false);
     if (it->second.file) garbage.files.push_back(it->second.file.release());
@@ -180,8 +181,10 @@ void MemoryManager::remove_locked(GuestAddr start, GuestAddr end, Garbage& garba
   }
 }
 
-// [start, end) are pma boundaries. With `post`, the stub unmaps them in one order.
-void MemoryManager::drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& garbage, bool post) {
+// [start, end) are pma boundaries; the stub unmaps them in one order.
+void MemoryManager::drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& garbage,
+                                     Unmap unmap) {
+  if (unmap == Unmap::kPark && park_locked(start, end)) return;
   GuestAddr low = 0;
   GuestAddr high = 0;
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;) {
@@ -189,11 +192,11 @@ void MemoryManager::drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& ga
     if (high == 0) low = pma.start;
     high = pma.end;
     if (pma.in_memory_file()) garbage.ranges.push_back(pma.range());
-    if (pma.kind == Pma::Kind::kPrivate)
-      freed_[next_freed_++ % freed_.size()] = {pma.start, pma.range()};
     it = pmas_.erase(it);
   }
-  if (post && high != 0) space_->unmap(low, high - low);
+  if (unmap == Unmap::kNoOrder || high == 0) return;
+  evict_parked_locked(low, high, garbage.ranges);
+  space_->unmap(low, high - low);
 }
 
 // Inserts without an order. Joins neighbours that the same vma holds.
@@ -250,7 +253,11 @@ void MemoryManager::post_map_locked(const Vma& vma, const Pma& pma) {
     }
   }
   order.populate = vma.has(kVmaLocked) && !vma.has(kVmaLockOnFault) && pma.prot != 0;
+  std::vector<MemoryRange> released;
+  evict_parked_locked(pma.start, pma.end, released);
   space_->map(order);
+  if (!released.empty())
+    space_->defer(std::make_unique<ReleaseMemory>(memory_, std::move(released)));
 }
 
 bool MemoryManager::fits_limits_locked(uint64_t added, bool is_data) const {

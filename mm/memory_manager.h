@@ -190,6 +190,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // Called by the file (MappingRegistry::drop_pages), with locks of the file held.
   void drop_file_pages(const Mappable& file, uint64_t offset, uint64_t end, bool copies);
 
+  // Gives back the pages that are kept although the guest has unmapped them.
+  void drop_parked_pages();
+
   // --- exec. The loader maps segments with mmap().
   // Where a position-independent program goes: below two thirds of the address space, as Linux.
   GuestAddr random_program_base();
@@ -258,7 +261,12 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   VmaSet::iterator merge_vma_locked(VmaSet::iterator it) REQUIRES(mappings_);
   void merge_vmas_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
   void remove_locked(GuestAddr start, GuestAddr end, Garbage& garbage) REQUIRES(mappings_);
-  void drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& garbage, bool post)
+  enum class Unmap : uint8_t {
+    kNoOrder,  // something else is mapped there at once
+    kOrder,
+    kPark,  // if it suits; the caller's task alone waits for that
+  };
+  void drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& garbage, Unmap unmap)
       REQUIRES(mappings_);
   PmaSet::iterator insert_pma_locked(const Pma& pma) REQUIRES(mappings_);
   void post_map_locked(const Vma& vma, const Pma& pma) REQUIRES(mappings_);
@@ -282,6 +290,17 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   Result<void> back_run_locked(const Vma& vma, GuestAddr start, GuestAddr end) REQUIRES(mappings_);
   Result<PreparedCopy> prepare_copy(Ref<Mappable> file, uint64_t offset, GuestAddr start,
                                     GuestAddr end);
+  Result<void> back_anonymous_locked(const Vma& vma, GuestAddr start, GuestAddr end)
+      REQUIRES(mappings_);
+
+  // memory_parking.cc
+  bool park_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
+  MemoryRange unpark_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
+  void evict_parked_locked(GuestAddr start, GuestAddr end, std::vector<MemoryRange>& released)
+      REQUIRES(mappings_);
+  uint64_t ahead_below_locked(GuestAddr start) const REQUIRES_SHARED(mappings_);
+  uint64_t ahead_above_locked(const Vma& vma, GuestAddr end) const REQUIRES_SHARED(mappings_);
+
   void install_copy_locked(const Vma& vma, PreparedCopy& copy, Garbage& garbage)
       REQUIRES(mappings_);
   bool find_copies_locked(GuestAddr start, GuestAddr end, std::vector<PreparedCopy>& wanted) const
@@ -334,14 +353,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // The same for the heap, which grows upwards from the bottom.
   MemoryRange heap_carve_ GUARDED_BY(mappings_);
 
-  // Where the last unmapped private memory was: what is mapped there next gets the same pages,
-  // still warm, if they are free by then.
-  struct Freed {
-    GuestAddr start = 0;
-    MemoryRange range;
-  };
-  std::array<Freed, 4> freed_ GUARDED_BY(mappings_);
-  size_t next_freed_ GUARDED_BY(mappings_) = 0;
+  IntervalMap<Parked> parked_ GUARDED_BY(mappings_);
+  uint64_t parked_used_ GUARDED_BY(mappings_) = 0;  // bytes of those that may hold pages
 
   // Set once before start.
   GuestAddr min_addr_ = 0;

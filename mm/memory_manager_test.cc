@@ -42,20 +42,56 @@ class MemoryManagerTest : public ::testing::Test {
   Ref<MemoryManager> mm_ = MemoryManager::create(platform_, *memory_, {}).value();
 };
 
-TEST_F(MemoryManagerTest, OneOrderPerCall) {
-  size_t before = space().orders;
+// The first mapping and what is mapped ahead need the mapper; what follows opens and closes it.
+TEST_F(MemoryManagerTest, TheMapperIsWokenRarely) {
   GuestAddr addr = map(64 * 1024);
-  EXPECT_EQ(space().orders, ++before);
-  ASSERT_TRUE(mm_->munmap(addr, 64 * 1024).ok());
-  EXPECT_EQ(space().orders, ++before);
+  EXPECT_EQ(space().mapper_orders, 2u);
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_TRUE(mm_->munmap(addr, 64 * 1024).ok());
+    EXPECT_EQ(space().load(*memory_, addr), -1);
+    EXPECT_EQ(map(64 * 1024), addr);
+    EXPECT_EQ(space().load(*memory_, addr), 0);
+    EXPECT_TRUE(space().store(*memory_, addr, 7));
+  }
+  for (int i = 1; i < 10; ++i)
+    EXPECT_EQ(map(64 * 1024), addr - static_cast<uint64_t>(i) * 64 * 1024);
+  EXPECT_EQ(space().mapper_orders, 2u);
   mm_->set_brk_start(0x500000);
   GuestAddr start = mm_->brk(0);
   EXPECT_EQ(mm_->brk(start + 0x21000), start + 0x21000);
-  EXPECT_EQ(space().orders, ++before);
+  EXPECT_EQ(space().mapper_orders, 4u);
   EXPECT_EQ(mm_->brk(start + 0x42000), start + 0x42000);
-  EXPECT_EQ(space().orders, ++before);
   EXPECT_EQ(mm_->brk(start), start);
-  EXPECT_EQ(space().orders, ++before);
+  EXPECT_EQ(mm_->brk(start + 0x63000), start + 0x63000);
+  EXPECT_EQ(space().mapper_orders, 4u);
+  GuestAddr reserved = map(64 * kMiB, PROT_NONE, kAnon | MAP_NORESERVE);
+  for (uint64_t i = 0; i < 8; ++i)
+    ASSERT_TRUE(mm_->mprotect(reserved + i * 0x20000, 0x20000, kRw).ok());
+  EXPECT_EQ(space().mapper_orders, 6u);
+  EXPECT_TRUE(space().store(*memory_, reserved + 0xfffff, 7));
+}
+
+// What replaces parked memory in the stub gives it back; nothing of it shows anywhere.
+TEST_F(MemoryManagerTest, ParkedMemoryIsReplaced) {
+  GuestAddr addr = map(64 * 1024);
+  EXPECT_TRUE(mm_->copy_out(addr, "secret", 6).ok());
+  ASSERT_TRUE(mm_->munmap(addr, 64 * 1024).ok());
+  EXPECT_EQ(mm_->handle_fault(addr, Access::kRead, SIGSEGV).code, SEGV_MAPERR);
+  Ref<Mappable> file = host_file("file");
+  EXPECT_EQ(
+      MUST(mm_->mmap({addr + 4096, 8192, PROT_READ, MAP_PRIVATE | MAP_FIXED, file.or_null()})),
+      addr + 4096);
+  EXPECT_EQ(space().load(*memory_, addr + 4096), 'f');
+  EXPECT_EQ(map(4096, kRw, kAnon | MAP_FIXED, addr), addr);
+  EXPECT_EQ(space().load(*memory_, addr), 0);
+  ASSERT_TRUE(mm_->munmap(addr, 64 * 1024).ok());
+  EXPECT_EQ(map(256 * 1024, kRw, kAnon), addr - 192 * 1024);
+  for (uint64_t at = 0; at < 256 * 1024; at += 4096)
+    EXPECT_EQ(space().load(*memory_, addr - 192 * 1024 + at), 0);
+  ASSERT_TRUE(mm_->munmap(addr - 192 * 1024, 256 * 1024).ok());
+  mm_->drop_parked_pages();
+  memory_->trim();
+  EXPECT_EQ(memory_->resident_bytes(), 0u);
 }
 
 TEST_F(MemoryManagerTest, MmapErrors) {
@@ -101,7 +137,7 @@ TEST_F(MemoryManagerTest, SparseReservationsCostNothing) {
   GuestAddr addr = map(uint64_t{1} << 40, PROT_NONE, kAnon | MAP_NORESERVE);
   EXPECT_EQ(space().orders, 0u);
   ASSERT_TRUE(mm_->mprotect(addr + 0x1000000, 0x10000, kRw).ok());
-  EXPECT_EQ(space().orders, 1u);
+  EXPECT_EQ(space().orders, 2u);
   EXPECT_TRUE(mm_->copy_out(addr + 0x1000000, "abc", 3).ok());
   EXPECT_EQ(mm_->copy_out(addr + 0x1000000 - 1, "abc", 3).done, 0u);
   // Accessible and huge: backed when it is touched.
@@ -251,14 +287,14 @@ TEST_F(MemoryManagerTest, FilePagesAreSharedUntilWritten) {
 
 TEST_F(MemoryManagerTest, QuarantinedUntilAcknowledged) {
   space().hold_deferred = true;
-  GuestAddr addr = map(4 * 4096);
+  GuestAddr addr = map(16 * kMiB);
   EXPECT_TRUE(mm_->copy_out(addr, "secret", 6).ok());
   uint64_t before = memory_->allocated_bytes();
-  ASSERT_TRUE(mm_->munmap(addr, 4 * 4096).ok());
+  ASSERT_TRUE(mm_->munmap(addr, 16 * kMiB).ok());
   EXPECT_EQ(memory_->allocated_bytes(), before);
   EXPECT_EQ(memory_->resident_bytes(), 4096u);
   space().run_deferred();
-  EXPECT_EQ(memory_->allocated_bytes(), before - 4 * 4096);
+  EXPECT_EQ(memory_->allocated_bytes(), before - 16 * kMiB);
   memory_->trim();
   EXPECT_EQ(memory_->resident_bytes(), 0u);
 }

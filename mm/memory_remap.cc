@@ -108,7 +108,12 @@ Result<void> MemoryManager::move_locked(GuestAddr old_addr, uint64_t old_length,
       pmas.push_back(it->second);
       it = pmas_.erase(it);
     }
-    if (!pmas.empty()) space_->unmap(pmas.front().start, pmas.back().end - pmas.front().start);
+    if (!pmas.empty()) {
+      GuestAddr low = pmas.front().start;
+      GuestAddr high = pmas.back().end;
+      evict_parked_locked(low, high, garbage.ranges);
+      space_->unmap(low, high - low);
+    }
     if (keep_old) {
       Vma& left = vmas_.find(old_addr)->second;
       account_locked(left, false);

@@ -76,6 +76,14 @@ struct Pma {
   MemoryRange range() const { return {offset, length()}; }
 };
 
+// Memory that the stub has mapped without protection where no Pma is (memory_parking.cc).
+struct Parked {
+  GuestAddr start = 0;
+  GuestAddr end = 0;
+  uint64_t offset = 0;  // in the memory file
+  bool used = false;    // may hold a former mapping's pages
+};
+
 // Non-overlapping intervals [start, end), by address. T has start, end, offset and the like; how a
 // part is cut off is told by trim_front(T&, GuestAddr).
 template <typename T>
@@ -137,6 +145,7 @@ class IntervalMap {
 
 void trim_front(Vma& vma, GuestAddr addr);
 void trim_front(Pma& pma, GuestAddr addr);
+void trim_front(Parked& parked, GuestAddr addr);
 
 using VmaSet = IntervalMap<Vma>;
 using PmaSet = IntervalMap<Pma>;

@@ -69,6 +69,13 @@ class AddressSpace : public RefCounted<AddressSpace> {
   virtual void protect(GuestAddr addr, uint64_t length, int prot) = 0;
   // Runs `work` once everything posted so far is acknowledged; on any worker, with no lock held.
   virtual void defer(std::unique_ptr<Deferred> work) = 0;
+  // Private futex waits in the kernel, now more (1) or fewer (-1): while there are any, wake-ups
+  // come to the kernel instead of being answered by the platform. Ordered before what the caller
+  // reads next.
+  virtual void count_private_waiters(int delta) = 0;
+  // From now on every private futex call of this address space comes to the kernel. How many tasks
+  // still wait without its knowledge; they have been interrupted and come with their call.
+  virtual size_t recall_private_waiters() = 0;
   // Host mappings that the orders so far have left at most; the host's limit is vm.max_map_count.
   virtual size_t mapping_count() const = 0;
 };
@@ -121,6 +128,11 @@ class Context {
   // Says that the task's call will not be answered soon: its stub thread stops polling. Only a
   // hint.
   virtual void park() {}
+  // On its way back to the guest the task wakes at most `count` waiters that match `mask` and wait
+  // for the private futex `word` without the kernel's knowledge; regs().rax grows by their number.
+  virtual void wake_private(GuestAddr, int /*count*/, uint32_t /*mask*/) {}
+  // Whether the task, which is in the guest, waits there for a private futex. Only a hint.
+  virtual bool is_waiting() const { return false; }
   // Makes the task come back soon with an event (kInterrupt unless another comes first). Sticky:
   // one that races with resume() and comes just before it makes that resume() come back. Otherwise
   // harmless when the task is not in the guest. If it does not come back by the platform's

@@ -4,6 +4,8 @@
 #include <linux/futex.h>
 #include <time.h>
 
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -29,6 +31,26 @@ Result<void> check_value(MemoryManager& mm, GuestAddr address, uint32_t expected
   if (value != expected) return Errno(EAGAIN);
   return {};
 }
+
+// Keeps wake-ups of private words coming to the kernel while one of its own waits is queued.
+class PrivateWaiters {
+ public:
+  PrivateWaiters() = default;
+  PrivateWaiters(const PrivateWaiters&) = delete;
+  PrivateWaiters& operator=(const PrivateWaiters&) = delete;
+  ~PrivateWaiters() { leave(); }
+  void join(MemoryManager& mm) {
+    mm_ = RefOrNull<MemoryManager>(&mm);
+    mm.address_space().count_private_waiters(1);
+  }
+  void leave() {
+    if (mm_) mm_->address_space().count_private_waiters(-1);
+    mm_ = nullptr;
+  }
+
+ private:
+  RefOrNull<MemoryManager> mm_;
+};
 
 class FutexWaitOperation final : public Operation {
  public:
@@ -60,10 +82,14 @@ class FutexWaitOperation final : public Operation {
   }
   void arm(CurrentTask&, Waiter& waiter) override {
     armed_ = true;
+    if (!shared_) private_.join(*mm_);
     queued_ = futexes_.wait(waiter_, word_.key, bitset_, waiter,
                             [this] { return check_value(*mm_, word_.address, word_.expected); });
   }
-  void disarm() override { futexes_.remove(waiter_); }
+  void disarm() override {
+    futexes_.remove(waiter_);
+    private_.leave();
+  }
   std::optional<uint64_t> deadline_ns() const override { return deadline_; }
   StepResult timed_out(CurrentTask&) override {
     if (woken_at_last()) return uint64_t{0};
@@ -99,6 +125,7 @@ class FutexWaitOperation final : public Operation {
   bool armed_ = false;
   Result<void> queued_;
   FutexWaiter waiter_;
+  PrivateWaiters private_;
 };
 
 class FutexWaitVOperation final : public Operation {
@@ -129,6 +156,7 @@ class FutexWaitVOperation final : public Operation {
   }
   void arm(CurrentTask&, Waiter& waiter) override {
     waiters_ = std::make_unique<FutexWaiter[]>(words_.size());
+    private_.join(*mm_);
     for (size_t i = 0; i < words_.size() && queued_.ok(); ++i) {
       const WordToWait& word = words_[i];
       queued_ = futexes_.wait(waiters_[i], word.key, FutexTable::kMatchAny, waiter,
@@ -137,6 +165,7 @@ class FutexWaitVOperation final : public Operation {
   }
   void disarm() override {
     for (size_t i = 0; i < words_.size(); ++i) futexes_.remove(waiters_[i]);
+    private_.leave();
   }
   std::optional<uint64_t> deadline_ns() const override { return deadline_; }
   const char* name() const override { return "futex_waitv"; }
@@ -148,6 +177,39 @@ class FutexWaitVOperation final : public Operation {
   const std::optional<uint64_t> deadline_;
   Result<void> queued_;
   std::unique_ptr<FutexWaiter[]> waiters_;
+  PrivateWaiters private_;
+};
+
+// A call that moves or counts waiters of private words needs them all here: it waits until those
+// that wait without the kernel have come.
+class RecallOperation final : public Operation {
+ public:
+  using Then = std::function<Result<uint64_t>(CurrentTask&)>;
+  RecallOperation(CurrentTask& task, Then then) : mm_(task.mm_ref()), then_(std::move(then)) {}
+
+  StepResult step(CurrentTask& task) override {
+    constexpr uint64_t kPatience = 1'000'000'000;
+    uint64_t now = host::monotonic_ns();
+    if (give_up_ == 0) give_up_ = now + kPatience;
+    next_ = now + kLook;
+    if (mm_->address_space().recall_private_waiters() != 0 && now < give_up_) return MustWait{};
+    Result<uint64_t> done = then_(task);
+    if (!done.ok()) return done.error();
+    return done.value();
+  }
+  void arm(CurrentTask&, Waiter&) override {}
+  void disarm() override {}
+  std::optional<uint64_t> deadline_ns() const override { return next_; }
+  StepResult timed_out(CurrentTask& task) override { return step(task); }
+  StepResult interrupted(CurrentTask&) override { return Errno(kERESTARTNOINTR); }
+  const char* name() const override { return "futex_recall"; }
+
+ private:
+  static constexpr uint64_t kLook = 200'000;
+  Ref<MemoryManager> mm_;
+  Then then_;
+  uint64_t give_up_ = 0;
+  uint64_t next_ = 0;
 };
 
 Result<FutexKey> key_of(CurrentTask& task, GuestAddr address, bool shared) {
@@ -235,7 +297,6 @@ SyscallResult sys_futex(CurrentTask& task, uint64_t address, int op, uint32_t va
   std::optional<uint64_t> deadline;
   if (waits)
     deadline = TRY(deadline_of(task, timeout_or_count, command == FUTEX_WAIT_BITSET, is_real_time));
-  MemoryManager& mm = task.mm();
   FutexTable& futexes = task.kernel().futexes();
   int count = static_cast<int>(value);
   int count2 = static_cast<int>(timeout_or_count);
@@ -256,23 +317,37 @@ SyscallResult sys_futex(CurrentTask& task, uint64_t address, int op, uint32_t va
       if (value3 == 0) return Errno(EINVAL);
       FutexKey key = TRY(key_of(task, address, shared));
       // Linux wakes one for a count of 0 or below.
-      return futexes.wake(key, std::max(count, 1), value3);
+      count = std::max(count, 1);
+      int woken = futexes.wake(key, count, value3);
+      if (!shared && woken < count)
+        task.task().context->wake_private(address, count - woken, value3);
+      return woken;
     }
     case FUTEX_REQUEUE:
     case FUTEX_CMP_REQUEUE: {
       if (count < 0 || count2 < 0) return Errno(EINVAL);
       FutexKey from = TRY(key_of(task, address, shared));
       FutexKey to = TRY(key_of(task, address2, shared));
-      return futexes.requeue(from, count, to, count2, [&]() -> Result<void> {
-        if (command == FUTEX_REQUEUE) return {};
-        return check_value(mm, address, value3);
-      });
+      auto requeue = [=](CurrentTask& current) -> Result<uint64_t> {
+        return TRY(
+            current.kernel().futexes().requeue(from, count, to, count2, [&]() -> Result<void> {
+              if (command == FUTEX_REQUEUE) return {};
+              return check_value(current.mm(), address, value3);
+            }));
+      };
+      if (shared) return requeue(task);
+      return run(task, RecallOperation(task, requeue));
     }
     case FUTEX_WAKE_OP: {
       FutexKey first = TRY(key_of(task, address, shared));
       FutexKey second = TRY(key_of(task, address2, shared));
-      return futexes.wake_op(first, std::max(count, 1), second, std::max(count2, 1),
-                             [&] { return operate(mm, address2, value3); });
+      auto wake = [=](CurrentTask& current) -> Result<uint64_t> {
+        return TRY(current.kernel().futexes().wake_op(
+            first, std::max(count, 1), second, std::max(count2, 1),
+            [&] { return operate(current.mm(), address2, value3); }));
+      };
+      if (shared) return wake(task);
+      return run(task, RecallOperation(task, wake));
     }
     default:
       // Priority-inheritance operations and the removed FUTEX_FD.

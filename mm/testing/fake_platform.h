@@ -39,7 +39,7 @@ class FakeAddressSpace final : public platform::AddressSpace {
   ~FakeAddressSpace() override { run_deferred(); }
 
   void map(const platform::MapOrder& order) override {
-    ++orders;
+    ++orders, ++mapper_orders;
     check_range(order.addr, order.length);
     EXPECT_TRUE(is_page_aligned(order.offset));
     EXPECT_EQ(order.file != nullptr, order.backing == platform::Backing::kFile);
@@ -51,7 +51,7 @@ class FakeAddressSpace final : public platform::AddressSpace {
                             RefOrNull<platform::MappableFile>(order.file), order.offset};
   }
   void unmap(GuestAddr addr, uint64_t length) override {
-    ++orders;
+    ++orders, ++mapper_orders;
     check_range(addr, length);
     cut(addr, addr + length);
   }
@@ -80,6 +80,8 @@ class FakeAddressSpace final : public platform::AddressSpace {
     deferred_.push_back(std::move(work));
     if (!hold_deferred) run_deferred();
   }
+  void count_private_waiters(int) override {}
+  size_t recall_private_waiters() override { return 0; }
   size_t mapping_count() const override {
     return forced_count != 0 ? forced_count : mappings.size();
   }
@@ -128,6 +130,7 @@ class FakeAddressSpace final : public platform::AddressSpace {
 
   std::map<GuestAddr, Mapping> mappings;
   size_t orders = 0;
+  size_t mapper_orders = 0;  // those that a guest's own thread can't carry out
   size_t forced_count = 0;
   bool hold_deferred = false;
 

@@ -65,7 +65,7 @@ uint64_t canonical(uint64_t address) {
 
 SystrapContext::SystrapContext(Systrap& systrap) : systrap_(systrap) {}
 
-SystrapContext::~SystrapContext() { release_thread(); }
+SystrapContext::~SystrapContext() { attach(nullptr); }
 
 void SystrapContext::release_thread() {
   if (!space_) return;
@@ -84,6 +84,10 @@ void SystrapContext::attach(RefOrNull<platform::AddressSpace> space) {
     read_vector_state(vector_);
   }
   vector_dirty_ = true;
+  StubThread* thread = thread_.load();
+  if (thread != nullptr && call_count_ != 0)
+    space_->process().take_back_calls(*thread, std::span(calls_, call_count_));
+  call_count_ = 0;
   release_thread();
   RefOrNull<SystrapAddressSpace> old = std::move(space_);
   space_ = RefOrNull<SystrapAddressSpace>::adopt(static_cast<SystrapAddressSpace*>(space.leak()));
@@ -109,6 +113,17 @@ void SystrapContext::park() {
   if (thread == nullptr) return;
   uint32_t expected = SLOT_STATE_REQUEST;
   thread->slot().state.compare_exchange_strong(expected, SLOT_STATE_PARKED);
+}
+
+void SystrapContext::wake_private(GuestAddr word, int count, uint32_t mask) {
+  if (word >= STUB_USER_END || !has_room_for_calls(1)) return;
+  add_call({CALL_PRIVATE_WAKE, {word, static_cast<uint32_t>(count), mask}});
+}
+
+bool SystrapContext::is_waiting() const {
+  StubThread* thread = thread_.load();
+  return thread != nullptr && StubThread::phase_of(thread->phase().load()) == Phase::kGuest &&
+         thread->slot().waiting.load() != 0;
 }
 
 void SystrapContext::post(EventKind kind) {
@@ -178,6 +193,14 @@ void SystrapContext::go() {
   Slot& slot = thread.slot();
   slot.resume_fs = canonical(regs_.fs_base);
   slot.resume_gs = regs_.gs_base == 0 ? thread.address() : canonical(regs_.gs_base);
+  slot.waiting.store(0, std::memory_order_relaxed);
+  for (uint32_t i = 0; i < call_count_; ++i) slot.call[i] = calls_[i];
+  // Somebody may wait for them already.
+  uint32_t awaited = slot.calls.load(std::memory_order_relaxed) & CALLS_AWAITED;
+  for (uint32_t seen = awaited | call_count_;
+       !slot.calls.compare_exchange_weak(seen, call_count_ | awaited);) {
+    awaited = seen & CALLS_AWAITED;
+  }
   if (fetching_) {
     slot.resume = SLOT_RESUME_TRAP;
   } else if (thread.at_gate && !vector_dirty_) {
@@ -374,6 +397,7 @@ void SystrapContext::read_gate(StubThread& thread) {
 void SystrapContext::read_event(StubThread& thread) {
   interrupt_requested_.store(false);
   thread.interrupt_flag.store(false);
+  if ((thread.slot().calls.load() & CALLS_COUNT_MASK) == 0) call_count_ = 0;
   uint32_t entry = thread.slot().entry;
   bool keep = fetching_ || entry == SLOT_ENTRY_GATE_BROKEN;
   if (entry == SLOT_ENTRY_GATE && !fetching_) {

@@ -23,6 +23,8 @@ class SystrapContext : public platform::Context {
   void attach(RefOrNull<platform::AddressSpace> space) override;
   void resume() override;
   void park() override;
+  void wake_private(GuestAddr word, int count, uint32_t mask) override;
+  bool is_waiting() const override;
   void interrupt() override;
   void kill() override;
   bool has_vector_state() const override;
@@ -42,6 +44,10 @@ class SystrapContext : public platform::Context {
   // Reads what the stub says, once. Precondition: the thread was claimed. Sets event(); a broken
   // protocol gives kDied.
   void read_event(StubThread& thread);
+  // A call that the thread makes before the guest goes on. Precondition: has_room_for_calls().
+  void add_call(const CallerCall& call) { calls_[call_count_++] = call; }
+  uint32_t call_count() const { return call_count_; }
+  bool has_room_for_calls(size_t count) const { return call_count_ + count <= CALLS_MAX; }
   // Delivers an event that no stub has sent.
   void post(platform::EventKind kind);
   std::atomic<bool> held{false};
@@ -62,6 +68,9 @@ class SystrapContext : public platform::Context {
   platform::Scheduling scheduling_ GUARDED_BY(scheduling_mu_);
   // Names scheduling_, among those of all contexts; 0: how threads start.
   std::atomic<uint64_t> scheduling_id_{0};
+  // Kept until the thread has made them all: an interrupt may have come first.
+  CallerCall calls_[CALLS_MAX];
+  uint32_t call_count_ = 0;
   bool fetching_ = false;
   bool vector_dirty_ = true;       // vector_ is newer than what the thread has
   std::vector<std::byte> vector_;  // sized when first needed; empty and dirty: the initial state

@@ -20,7 +20,7 @@
 namespace caisson::systrap {
 namespace {
 
-constexpr uint64_t kBase = 0x7f1234500000;
+constexpr uint64_t kBase = 0x7f3234500000;
 
 seccomp_data call(uint32_t nr, uint64_t ip, uint64_t a0 = 0, uint64_t a1 = 0) {
   seccomp_data data{};
@@ -59,6 +59,14 @@ const uint64_t kArguments[] = {0,
                                kBase + STUB_CONTROL,
                                0x400000,
                                0x7effffff,
+                               137,
+                               138,
+                               393,
+                               STUB_GAP,
+                               STUB_GAP + 1,
+                               STUB_USER_END - 1,
+                               STUB_USER_END,
+                               kBase - 1,
                                CLONE_VM,
                                CLONE_FILES,
                                ~uint64_t{0},
@@ -74,14 +82,22 @@ TEST(GuestThreadFilter, AllowsTheExactListAndNothingElse) {
     for (uint32_t nr = 0; nr < 600; ++nr) {
       for (uint64_t a0 : kArguments) {
         for (uint64_t a1 : kArguments) {
+          auto op = static_cast<uint32_t>(a1);
+          bool guest = a0 < STUB_USER_END;
           bool in_region = a0 >= kBase && a0 < kBase + STUB_REGION_SIZE;
-          bool expected = (ip == kBase + stub.site_sigreturn && nr == SYS_rt_sigreturn) ||
-                          (ip == kBase + stub.site_wait && nr == SYS_futex && in_region &&
-                           static_cast<uint32_t>(a1) == FUTEX_WAIT) ||
-                          (ip == kBase + stub.site_wake && nr == SYS_futex && in_region &&
-                           static_cast<uint32_t>(a1) == FUTEX_WAKE) ||
-                          (ip == kBase + stub.site_yield && nr == SYS_sched_yield) ||
-                          (ip == kBase + stub.site_exit && nr == SYS_exit);
+          bool expected =
+              (ip == kBase + stub.site_sigreturn && nr == SYS_rt_sigreturn) ||
+              (ip == kBase + stub.site_wait && nr == SYS_futex && in_region &&
+               static_cast<uint32_t>(a1) == FUTEX_WAIT) ||
+              (ip == kBase + stub.site_wake && nr == SYS_futex && in_region &&
+               static_cast<uint32_t>(a1) == FUTEX_WAKE) ||
+              (ip == kBase + stub.site_yield && nr == SYS_sched_yield) ||
+              (ip == kBase + stub.site_exit && nr == SYS_exit) ||
+              (ip == kBase + stub.site_protect && nr == SYS_mprotect && guest && a1 <= STUB_GAP) ||
+              (ip == kBase + stub.site_private_wait && nr == SYS_futex && guest &&
+               (op == 128 || op == 137 || op == 393)) ||
+              (ip == kBase + stub.site_private_wake && nr == SYS_futex && guest &&
+               (op == 129 || op == 138));
           if (allowed(filter, call(nr, ip, a0, a1)) != expected)
             FAIL() << std::hex << "nr " << nr << " ip " << ip << " a0 " << a0 << " a1 " << a1;
         }

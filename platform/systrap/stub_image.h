@@ -23,6 +23,9 @@ struct StubHeader {
   uint32_t site_yield;
   uint32_t site_exit;
   uint32_t site_fetch;
+  uint32_t site_protect;
+  uint32_t site_private_wait;
+  uint32_t site_private_wake;
 };
 
 std::span<const std::byte> stub_image();

@@ -24,6 +24,11 @@ constexpr uint64_t kOrderDeadlineNs = 20'000'000'000u;
 constexpr uint64_t kInterruptRetryNs = 100'000'000u;
 constexpr int kInterruptTries = 50;
 
+// What one worker does between two resumes is a turn: orders of the turn are the resumed task's
+// own.
+std::atomic<uint64_t> next_turn{1};
+thread_local uint64_t turn = 0;
+
 UniqueFd open_pidfd(int pid) {
   auto fd = raw_syscall(SYS_pidfd_open, pid, 0);
   return UniqueFd(fd.ok() ? static_cast<int>(fd.value()) : -1);
@@ -127,6 +132,8 @@ Result<Ref<StubProcess>> StubProcess::start(Systrap& systrap) {
   process->orders_ = &systrap.memory().orders(process->index_);
   process->orders_->tail.store(0);
   process->orders_->ack_fd = process->ack_number_;
+  process->orders_->answers.store(systrap.answers_in_stubs() ? 1 : 0);
+  process->orders_->waiters.store(0);
   process->ref();
   StubProcess* raw = process.get();
   systrap.zygote().send(CommandKind::kStub, process->ack_number_, process->index_,
@@ -173,7 +180,9 @@ void StubProcess::started(int32_t pid) {
 void StubProcess::queue_locked(Pending pending) {
   if (state_ == State::kDying || state_ == State::kGone) return;
   pending.order.seq = ++queued_seq_;
+  pending.turn = turn;
   outstanding_.fetch_add(1);
+  if (pending.order.nr == SYS_mprotect) ++pending_protects_;
   pending_.push_back(std::move(pending));
 }
 
@@ -214,18 +223,37 @@ void StubProcess::protect(uint64_t addr, uint64_t length, int prot) {
   MutexLock lock(mu_);
   mappings_.protect(addr, addr + length, prot);
   queue_locked(std::move(pending));
-  pump_locked();
+  // Left for the thread of the task that asks, if nothing else comes.
+  if (length > STUB_GAP || pending_.size() > CALLS_MAX || pending_protects_ != pending_.size())
+    pump_locked();
 }
 
 void StubProcess::defer(std::unique_ptr<platform::Deferred> work) {
   {
     MutexLock lock(mu_);
+    pump_locked();
     if (state_ != State::kGone && (acked_seq_ < queued_seq_ || state_ == State::kDying)) {
       deferred_.push_back({queued_seq_, std::move(work)});
       return;
     }
   }
   work->run();
+}
+
+size_t StubProcess::recall_private_waiters() {
+  bool first = orders_->answers.exchange(0) != 0;
+  size_t waiting = 0;
+  MutexLock lock(mu_);
+  for (StubThread* thread : threads_) {
+    uint64_t word = thread->phase().load();
+    if (StubThread::phase_of(word) != Phase::kGuest) continue;
+    // One that is about to wait has not said so yet when this is called first.
+    bool waits = thread->slot().waiting.load() != 0;
+    if (!waits && !first) continue;
+    ++waiting;
+    interrupt_thread(*thread, word);
+  }
+  return waiting;
 }
 
 size_t StubProcess::mapping_count() const {
@@ -240,6 +268,7 @@ void StubProcess::pump() {
 
 void StubProcess::pump_locked() {
   if (state_ == State::kStarting || state_ == State::kDying || state_ == State::kGone) return;
+  if (!pending_.empty() && !calls_made_locked()) return;
   bool posted = false;
   while (!pending_.empty() && posted_seq_ - acked_seq_ < ORDER_RING) {
     Pending& next = pending_.front();
@@ -255,6 +284,7 @@ void StubProcess::pump_locked() {
       clone_seq_ = next.order.seq;
       cloning_ = next.thread;
     }
+    if (next.order.nr == SYS_mprotect) --pending_protects_;
     orders_->entries[posted_seq_ % ORDER_RING] = next.order;
     if (next.file) files_.emplace_back(next.order.seq, std::move(next.file));
     posted_seq_ = next.order.seq;
@@ -268,26 +298,104 @@ void StubProcess::pump_locked() {
   arm_order_deadline_locked();
 }
 
+// Gives the pending orders to the thread of `context` if that is possible.
+bool StubProcess::give_calls_locked(SystrapContext& context) {
+  StubThread* thread = context.thread();
+  if (thread == nullptr || pending_.empty() || pending_protects_ != pending_.size() ||
+      posted_seq_ != acked_seq_ || !context.has_room_for_calls(pending_.size()) ||
+      std::any_of(pending_.begin(), pending_.end(),
+                  [](const Pending& next) { return next.turn != turn; }) ||
+      !calls_made_locked())
+    return false;
+  size_t count = pending_.size();
+  for (const Pending& next : pending_)
+    context.add_call({CALL_PROTECT, {next.order.args[0], next.order.args[1], next.order.args[2]}});
+  pending_.clear();
+  pending_protects_ = 0;
+  queued_seq_ -= count;
+  outstanding_.fetch_sub(count);
+  ++callers_;
+  thread->slot().calls.store(context.call_count());
+  caller_.store(thread);
+  return true;
+}
+
+// Whether no thread has calls to make any more; otherwise process_acks() is called once it has.
+bool StubProcess::calls_made_locked() {
+  StubThread* thread = caller_.load();
+  if (thread == nullptr) return true;
+  Shared<uint32_t>& calls = thread->slot().calls;
+  uint32_t word = calls.load();
+  while ((word & CALLS_COUNT_MASK) != 0) {
+    if (!calls.compare_exchange_weak(word, word | CALLS_AWAITED)) continue;
+    caller_awaited_.store(true);
+    if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
+    arm_order_deadline_locked();
+    return false;
+  }
+  caller_.store(nullptr);
+  caller_awaited_.store(false);
+  return true;
+}
+
+void StubProcess::take_back_calls(StubThread& thread, std::span<const CallerCall> calls) {
+  MutexLock lock(mu_);
+  if (caller_.load() != &thread || state_ == State::kDying || state_ == State::kGone) return;
+  std::vector<Pending> orders;
+  for (const CallerCall& call : calls) {
+    if (call.kind != CALL_PROTECT) continue;
+    Pending pending;
+    pending.order = {SYS_mprotect, {call.args[0], call.args[1], call.args[2], 0, 0, 0}, 0};
+    orders.push_back(std::move(pending));
+  }
+  thread.slot().calls.store(0);
+  caller_.store(nullptr);
+  caller_awaited_.store(false);
+  // Before everything that has come since; nothing was posted meanwhile.
+  size_t count = orders.size();
+  for (Pending& pending : pending_) pending.order.seq += count;
+  for (Quarantined& item : deferred_) {
+    if (item.seq > posted_seq_) item.seq += count;
+  }
+  if (recycle_seq_ > posted_seq_) recycle_seq_ += count;
+  queued_seq_ += count;
+  outstanding_.fetch_add(count);
+  pending_protects_ += count;
+  for (size_t i = count; i-- > 0;) {
+    orders[i].order.seq = posted_seq_ + i + 1;
+    pending_.push_front(std::move(orders[i]));
+  }
+  pump_locked();
+}
+
 void StubProcess::arm_order_deadline_locked() {
   if (deadline_armed_) return;
   deadline_armed_ = true;
-  systrap_.event_loop().add_deadline(host::monotonic_ns() + kOrderDeadlineNs,
-                                     make_ref<OrderDeadline>(Ref<StubProcess>(*this), acked_seq_));
+  systrap_.event_loop().add_deadline(
+      host::monotonic_ns() + kOrderDeadlineNs,
+      make_ref<OrderDeadline>(Ref<StubProcess>(*this), acked_seq_ + callers_));
 }
 
 void StubProcess::order_deadline_passed(uint64_t seen) {
   process_acks();
   MutexLock lock(mu_);
   deadline_armed_ = false;
-  if (state_ == State::kDying || state_ == State::kGone || posted_seq_ == acked_seq_) return;
-  if (acked_seq_ == seen) {
-    kill_locked("a mapper does not answer");
+  if (state_ == State::kDying || state_ == State::kGone) return;
+  bool awaits_caller = !pending_.empty() && !calls_made_locked();
+  if (posted_seq_ == acked_seq_ && !awaits_caller) return;
+  if (acked_seq_ + callers_ == seen) {
+    kill_locked(awaits_caller ? "a stub thread does not make its calls"
+                              : "a mapper does not answer");
     return;
   }
   arm_order_deadline_locked();
 }
 
 bool StubProcess::acks_changed() const {
+  StubThread* caller = caller_.load();
+  if (caller != nullptr && caller_awaited_.load() &&
+      (caller->slot().calls.load() & CALLS_COUNT_MASK) == 0)
+    return true;
   return ack_->failed.load() != 0 || ack_->done.load() != acked_hint_.load();
 }
 
@@ -406,6 +514,10 @@ void StubProcess::reset_slot(StubThread& thread) {
   thread.has_frame = thread.at_gate = false;
   memset(reinterpret_cast<std::byte*>(&slot) + SLOT_SIZE - kFrames, 0, kFrames);
   memset(&slot.regs, 0, sizeof slot.regs);
+  memset(&slot.call, 0, sizeof slot.call);
+  slot.calls.store(0);
+  slot.waiting.store(0);
+  slot.wait_return = 0;
   slot.self = thread.address();
   slot.gate = systrap_.memory().stub_base() + stub_header().gate;
 }
@@ -479,8 +591,11 @@ void StubProcess::forget(SystrapContext& context) {
 
 void StubProcess::hold(SystrapContext& context) {
   {
+    if (turn == 0) turn = next_turn.fetch_add(1);
     MutexLock lock(mu_);
     if (state_ != State::kDying && state_ != State::kGone) {
+      if (!give_calls_locked(context)) pump_locked();
+      turn = next_turn.fetch_add(1);
       if (context.thread() == nullptr || outstanding_.load() != 0) {
         held_.push_back(&context);
         context.held.store(true);
@@ -537,6 +652,8 @@ void StubProcess::kill_locked(const char* why) {
   want_thread_.clear();
   parked_.clear();
   pending_.clear();
+  pending_protects_ = 0;
+  caller_.store(nullptr);
 }
 
 void StubProcess::on_death(StubThread* thread) {
@@ -602,6 +719,8 @@ void StubProcess::recycle() {
 
 void StubProcess::reuse(uint64_t trust_domain) {
   MutexLock lock(mu_);
+  orders_->answers.store(systrap_.answers_in_stubs() ? 1 : 0);
+  orders_->waiters.store(0);
   if (state_ == State::kPooled) state_ = State::kReady;
   recycle_seq_ = 0;
   CHECK(!used_ || trust_domain_ == trust_domain);

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/mutex.h"
@@ -58,6 +59,10 @@ class StubProcess : public RefCounted<StubProcess> {
   void unmap(uint64_t addr, uint64_t length) EXCLUDES(mu_);
   void protect(uint64_t addr, uint64_t length, int prot) EXCLUDES(mu_);
   void defer(std::unique_ptr<platform::Deferred> work) EXCLUDES(mu_);
+  void count_private_waiters(int delta) {
+    orders_->waiters.fetch_add(static_cast<uint32_t>(delta));
+  }
+  size_t recall_private_waiters() EXCLUDES(mu_);
   size_t mapping_count() const EXCLUDES(mu_);
 
   // ---- Contexts.
@@ -67,7 +72,8 @@ class StubProcess : public RefCounted<StubProcess> {
   void forget(SystrapContext& context) EXCLUDES(mu_);
   // Whether a task in here may go on at once: alive and every order acknowledged.
   bool quiet() const { return outstanding_.load() == 0; }
-  // Keeps `context` until it may go on; then calls its go().
+  // Keeps `context` until it may go on; then calls its go(). Orders that only protect are given to
+  // its own thread if nothing else is under way: that wakes nobody.
   void hold(SystrapContext& context) EXCLUDES(mu_);
   // Sends the interrupt signal to a thread that was in the guest at `word` of its phase, again and
   // again until it has answered, and kills the stub at the deadline.
@@ -83,6 +89,8 @@ class StubProcess : public RefCounted<StubProcess> {
   void reuse(uint64_t trust_domain) EXCLUDES(mu_);
   // Looks at the acknowledgement file; called by workers while orders are outstanding.
   bool acks_changed() const;
+  // The task of `thread` goes with calls that its thread has not made: the mapper makes them.
+  void take_back_calls(StubThread& thread, std::span<const CallerCall> calls) EXCLUDES(mu_);
   void process_acks() EXCLUDES(mu_);
   void pump() EXCLUDES(mu_);
   void started(int32_t pid) EXCLUDES(mu_);
@@ -101,6 +109,7 @@ class StubProcess : public RefCounted<StubProcess> {
     Order order;
     RefOrNull<SystrapFile> file;
     StubThread* thread = nullptr;  // for a clone order
+    uint64_t turn = 0;             // of the worker, see stub_process.cc
   };
   struct Quarantined {
     uint64_t seq;
@@ -110,6 +119,8 @@ class StubProcess : public RefCounted<StubProcess> {
   explicit StubProcess(Systrap& systrap) : systrap_(systrap) {}
   void queue_locked(Pending pending) REQUIRES(mu_);
   void pump_locked() REQUIRES(mu_);
+  bool give_calls_locked(SystrapContext& context) REQUIRES(mu_);
+  bool calls_made_locked() REQUIRES(mu_);
   void request_thread_locked() REQUIRES(mu_);
   void reset_slot(StubThread& thread);
   void finish_thread_locked() REQUIRES(mu_);
@@ -133,11 +144,17 @@ class StubProcess : public RefCounted<StubProcess> {
       0};  // orders queued or posted, not acknowledged; at least 1 when dead
   std::atomic<uint64_t> acked_hint_{0};  // acked_seq_, for acks_changed()
   std::atomic<bool> dead_{false};
+  // A stub thread that was given calls; no order may be posted before it has made them. `awaited`:
+  // an order waits for that.
+  std::atomic<StubThread*> caller_{nullptr};
+  std::atomic<bool> caller_awaited_{false};
 
   mutable Mutex<LockRank::kAddressSpace> mu_;
   State state_ GUARDED_BY(mu_) = State::kStarting;
   UniqueFd mapper_pidfd_ GUARDED_BY(mu_);
   std::deque<Pending> pending_ GUARDED_BY(mu_);
+  size_t pending_protects_ GUARDED_BY(mu_) = 0;
+  uint64_t callers_ GUARDED_BY(mu_) = 0;     // how often calls were given to a thread
   uint64_t queued_seq_ GUARDED_BY(mu_) = 0;  // orders queued so far
   uint64_t posted_seq_ GUARDED_BY(mu_) = 0;  // orders in the ring or done
   uint64_t acked_seq_ GUARDED_BY(mu_) = 0;
@@ -171,6 +188,8 @@ class SystrapAddressSpace : public platform::AddressSpace {
   void defer(std::unique_ptr<platform::Deferred> work) override {
     process_->defer(std::move(work));
   }
+  void count_private_waiters(int delta) override { process_->count_private_waiters(delta); }
+  size_t recall_private_waiters() override { return process_->recall_private_waiters(); }
   size_t mapping_count() const override { return process_->mapping_count(); }
 
  private:

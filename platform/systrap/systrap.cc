@@ -18,13 +18,15 @@ constexpr uint64_t kHwcap2Fsgsbase = 2;
 constexpr size_t kPoolTarget = 2;  // empty stubs kept ready
 constexpr size_t kPoolLimit = 32;  // used stubs kept for reuse
 
-// A random place for the stub region: above every guest address, below the host's stack.
+// A random place for the stub region: above every guest address and the gap, below the host's
+// stack.
 uint64_t random_stub_base() {
   uint64_t random = 0;
   if (getrandom(&random, sizeof random, 0) != sizeof random) return 0;
   constexpr uint64_t kLast = 0x7ff000000000;
-  constexpr uint64_t kSteps = (kLast - Systrap::kMaxUserAddress) / 0x100000;
-  return Systrap::kMaxUserAddress + random % kSteps * 0x100000;
+  constexpr uint64_t kFirst = Systrap::kMaxUserAddress + STUB_GAP;
+  constexpr uint64_t kSteps = (kLast - kFirst) / 0x100000;
+  return kFirst + random % kSteps * 0x100000;
 }
 
 }  // namespace
@@ -38,6 +40,7 @@ Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
   systrap->on_fatal_ = options.on_fatal;
   CPU_ZERO(&systrap->cpus_);
   if (sched_getaffinity(0, sizeof systrap->cpus_, &systrap->cpus_) < 0) return Errno(errno);
+  systrap->answers_in_stubs_ = options.answers_in_stubs;
 
   constexpr int kTries = 16;
   for (int i = 0; i < kTries; ++i) {

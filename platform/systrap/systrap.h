@@ -26,6 +26,8 @@ struct Options {
   host::EventLoop* event_loop = nullptr;  // not started yet
   int memory_fd = -1;                     // guest memory file, read-write; not owned
   int memory_ro_fd = -1;                  // the same file, read-only; not owned
+  // Stub threads answer what they can by themselves; off when every call must be seen.
+  bool answers_in_stubs = true;
   // Called on the event loop's thread when the platform can't go on (the zygote is gone).
   std::function<void(const char* why)> on_fatal;
 };
@@ -69,6 +71,7 @@ class Systrap : public platform::Platform {
   const VectorState& vector_state() const { return vector_state_; }
   // Where stub threads run unless told otherwise.
   const cpu_set_t& cpus() const { return cpus_; }
+  bool answers_in_stubs() const { return answers_in_stubs_; }
   StubThread* allocate_thread() EXCLUDES(mu_);
   void free_thread(StubThread& thread) EXCLUDES(mu_);
   uint32_t allocate_index() EXCLUDES(mu_);
@@ -79,7 +82,7 @@ class Systrap : public platform::Platform {
   bool give_back(Ref<StubProcess> process) EXCLUDES(mu_);
   void fatal(const char* why) { on_fatal_(why); }
 
-  static constexpr GuestAddr kMaxUserAddress = 0x7f0000000000;
+  static constexpr GuestAddr kMaxUserAddress = STUB_USER_END;
 
  private:
   explicit Systrap(VectorState vector_state) : vector_state_(std::move(vector_state)) {}
@@ -89,6 +92,7 @@ class Systrap : public platform::Platform {
   cpu_set_t cpus_;                         // set once before start
   host::EventLoop* event_loop_ = nullptr;  // set once before start
   std::function<void(const char*)> on_fatal_;
+  bool answers_in_stubs_ = true;  // set once before start
   std::unique_ptr<SharedMemory> memory_;
   std::unique_ptr<Workers> workers_;
   RefOrNull<Zygote> zygote_;

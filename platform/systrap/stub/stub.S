@@ -9,6 +9,7 @@
 #include "platform/systrap/sysmsg/sysmsg.h"
 
 #define NR_LSEEK 8
+#define NR_MPROTECT 10
 #define NR_SIGRETURN 15
 #define NR_PWRITE64 18
 #define NR_SCHED_YIELD 24
@@ -20,9 +21,26 @@
 #define NR_SECCOMP 317
 #define FUTEX_WAIT_SHARED 0
 #define FUTEX_WAKE_SHARED 1
+#define FUTEX_WAIT_PRIVATE 128
+#define FUTEX_WAKE_PRIVATE 129
+#define FUTEX_WAIT_BITSET_PRIVATE 137
+#define FUTEX_WAKE_BITSET_PRIVATE 138
+#define FUTEX_WAIT_BITSET_PRIVATE_REALTIME (137 + 256)
+#define MINUS_EINTR -4
+#define MINUS_EFAULT -14
 #define SIGNAL_INTERRUPT 10
+#define SIGNAL_SYS 31
+#define AUDIT_ARCH_X86_64 0xc000003e
 // CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_PARENT
 #define CLONE_FLAGS (0x100 | 0x200 | 0x400 | 0x8000)
+#define SIGINFO_ARCH 28
+#define UCONTEXT_R10 56
+#define UCONTEXT_RDI 104
+#define UCONTEXT_RSI 112
+#define UCONTEXT_RDX 136
+#define UCONTEXT_R9 48
+#define UCONTEXT_RAX 144
+#define UCONTEXT_RCX 152
 #define UCONTEXT_RIP 168
 #define CPU_NODE_SEGMENT 0x7b
 
@@ -42,6 +60,9 @@ stub_start:
         .long site_yield + 2 - stub_start
         .long site_exit + 2 - stub_start
         .long site_fetch + 2 - stub_start
+        .long site_protect + 2 - stub_start
+        .long site_private_wait + 2 - stub_start
+        .long site_private_wake + 2 - stub_start
 
         .balign 64
 #define CONTROL (stub_start + STUB_CONTROL)
@@ -56,6 +77,10 @@ signal_entry:
         lea     CONTROL(%rip), %r12
         cmp     $SIGNAL_INTERRUPT, %edi
         je      interrupted
+        cmp     $SIGNAL_SYS, %edi
+        jne     trapped
+        cmpq    $NR_FUTEX, UCONTEXT_RAX(%rdx)
+        je      futex_call
 trapped:
         mov     $SLOT_ENTRY_TRAP, %eax
 publish_frame:
@@ -71,13 +96,18 @@ publish_frame:
         mov     %rax, SLOT_GS(%rbx)
         jmp     publish
 
-// The interrupt hit guest code, or stub code where only a hostile jump leads: an ordinary event. It hit the gate's way
-// in: the kernel sees the request anyway. It hit the wait or the way back, after the kernel let the guest run: the
+// The interrupt hit guest code, or stub code where only a hostile jump leads: an ordinary event. It hit a private wait:
+// that becomes a request, or it is over and the guest is at its return address. It hit the gate's way in: the kernel
+// sees the request anyway. It hit the wait for the kernel or the way back, after the kernel let the guest run: the
 // kernel's own copy of the registers is complete.
 interrupted:
         mov     UCONTEXT_RIP(%rdx), %rax
         lea     stub_start(%rip), %rcx
         sub     %rcx, %rax
+        cmp     $(private_wait - stub_start), %rax
+        jb      trapped
+        cmp     $(private_wait_end - stub_start), %rax
+        jb      interrupted_private_wait
         cmp     $(gate_entry - stub_start), %rax
         jb      trapped
         cmp     $(thread_start - stub_start), %rax
@@ -85,16 +115,104 @@ interrupted:
         cmp     $(wait_start - stub_start), %rax
         jb      return_to_frame
         cmp     $(gate_resume_end - stub_start), %rax
-        jb      1f
-        cmp     $(ring - stub_start), %rax
-        jb      return_to_frame
-1:      cmpl    $SLOT_STATE_RUN, SLOT_STATE(%rbx)
+        jae     return_to_frame
+        cmpl    $SLOT_STATE_RUN, SLOT_STATE(%rbx)
         jne     return_to_frame
         mov     $SLOT_ENTRY_GATE_BROKEN, %eax
         jmp     publish_frame
 return_to_frame:
         mov     %rdx, %rsp
         jmp     sigreturn
+
+// ---- futex(2) on private words, where the kernel left it to us: the host's futex, in this process. rbx rdx rsi r12 edi as
+// in signal_entry. A wait goes on outside of this handler, so that the interrupt can end it.
+futex_call:
+        cmpl    $AUDIT_ARCH_X86_64, SIGINFO_ARCH(%rsi)
+        jne     trapped
+        lea     private_wait_end(%rip), %rax
+        cmp     %rax, UCONTEXT_RIP(%rdx)
+        je      private_wait_trapped
+        lea     ORDERS(%rip), %rbp
+        cmpl    $0, ORDERS_ANSWERS(%rbp)
+        je      trapped
+        rdgsbase %rax
+        cmp     %rbx, %rax              // the way back of a wait needs it
+        jne     trapped
+        mov     $STUB_USER_END, %rax
+        cmp     %rax, UCONTEXT_RDI(%rdx)
+        jae     trapped
+        mov     UCONTEXT_RSI(%rdx), %eax
+        cmp     $FUTEX_WAKE_PRIVATE, %eax
+        je      private_wake_call
+        cmp     $FUTEX_WAKE_BITSET_PRIVATE, %eax
+        je      private_wake_call
+        cmp     $FUTEX_WAIT_BITSET_PRIVATE, %eax
+        je      private_wait_call
+        cmp     $FUTEX_WAIT_BITSET_PRIVATE_REALTIME, %eax
+        je      private_wait_call
+        cmp     $FUTEX_WAIT_PRIVATE, %eax
+        jne     trapped
+        cmpq    $0, UCONTEXT_R10(%rdx)  // a wait with a relative time could not go on after an interrupt
+        jne     trapped
+private_wait_call:
+        mov     UCONTEXT_RIP(%rdx), %rax
+        mov     %rax, SLOT_WAIT_RETURN(%rbx)
+        movl    $1, SLOT_WAITING(%rbx)
+        lea     private_wait(%rip), %rax
+        mov     %rax, UCONTEXT_RIP(%rdx)
+        jmp     return_to_frame
+private_wake_call:
+        mfence                          // the guest's word first, then a look for waiters of the kernel
+        cmpl    $0, ORDERS_WAITERS(%rbp)
+        jne     trapped
+        mov     %rdx, %r13
+        mov     %eax, %esi
+        mov     UCONTEXT_RDI(%r13), %rdi
+        mov     UCONTEXT_R9(%r13), %r9
+        mov     UCONTEXT_RDX(%r13), %rdx
+        lea     1f(%rip), %r8
+        jmp     private_wake
+1:      mov     %rax, UCONTEXT_RAX(%r13)
+        mov     %r13, %rsp
+        jmp     sigreturn
+
+// The guest's registers, rax = NR_FUTEX. Flags and stack are the guest's.
+private_wait:
+site_private_wait:
+        syscall
+        lea     -(MINUS_EINTR)(%rax), %rcx
+        jrcxz   private_wait_to_kernel
+        lea     -(MINUS_EFAULT)(%rax), %rcx
+        jrcxz   private_wait_to_kernel
+        movl    $0, %gs:SLOT_WAITING
+        mov     %gs:SLOT_WAIT_RETURN, %rcx
+        jmp     *%rcx
+// Interrupted, or the memory must be brought in: a call that the filter does not let through.
+private_wait_to_kernel:
+        mov     $NR_FUTEX, %eax
+        syscall
+private_wait_end:
+        ud2
+private_wait_trapped:
+        mov     SLOT_WAIT_RETURN(%rbx), %rax
+        mov     %rax, UCONTEXT_RIP(%rdx)
+        mov     %rax, UCONTEXT_RCX(%rdx)
+        movl    $0, SLOT_WAITING(%rbx)
+        jmp     trapped
+// rax = offset of the interrupted instruction.
+interrupted_private_wait:
+        cmp     $(private_wait - stub_start), %rax
+        je      2f
+        cmp     $(private_wait_to_kernel - stub_start), %rax
+        jae     return_to_frame
+        cmpq    $MINUS_EINTR, UCONTEXT_RAX(%rdx)
+        je      return_to_frame
+        cmpq    $MINUS_EFAULT, UCONTEXT_RAX(%rdx)
+        jne     private_wait_trapped
+        jmp     return_to_frame
+2:      lea     private_wait_to_kernel(%rip), %rax
+        mov     %rax, UCONTEXT_RIP(%rdx)
+        jmp     return_to_frame
 
 // ---- The call gate: a guest's `call *%gs:SLOT_GATE` in place of a `syscall`. rcx and r11 are free, as for syscall(2).
         .balign 64
@@ -169,8 +287,12 @@ site_wait:
         syscall
         jmp     sleep
 
-// ---- The kernel let this thread go on.
+// ---- The kernel let this thread go on, perhaps after calls that it makes for the kernel.
 resume:
+        mov     SLOT_CALLS(%rbx), %r14d
+        and     $CALLS_COUNT_MASK, %r14d
+        jnz     make_calls
+resume_guest:
         mov     SLOT_RESUME(%rbx), %ecx
         mov     SLOT_RESUME_FS(%rbx), %rax
         wrfsbase %rax
@@ -218,14 +340,51 @@ gate_resume:
         mov     SLOT_REGS+GATE_R15(%rbx), %r15
         mov     SLOT_REGS+GATE_RBX(%rbx), %rbx
         jmp     *%rcx
-gate_resume_end:
 
-exit_thread:
-        xor     %edi, %edi
-        mov     $NR_EXIT, %eax
-site_exit:
+// The calls in the slot, in order, r14d of them. The number of waiters that they woke is added to the guest's result.
+make_calls:
+        lea     SLOT_CALL(%rbx), %r13
+        xor     %ebp, %ebp
+1:      mov     CALL_ARGS+0(%r13), %rdi
+        mov     CALL_ARGS+8(%r13), %rsi
+        mov     CALL_ARGS+16(%r13), %rdx
+        cmpl    $CALL_PROTECT, CALL_KIND(%r13)
+        jne     2f
+        mov     $NR_MPROTECT, %eax
+site_protect:
         syscall
-        ud2
+        jmp     3f
+2:      mov     %edx, %r9d
+        mov     %rsi, %rdx
+        mov     $FUTEX_WAKE_BITSET_PRIVATE, %esi
+        lea     4f(%rip), %r8
+        jmp     private_wake
+4:      test    %eax, %eax
+        js      3f
+        add     %eax, %ebp
+3:      add     $CALL_SIZE, %r13
+        dec     %r14d
+        jnz     1b
+        mov     SLOT_RESUME_FRAME(%rbx), %eax
+        cmpl    $SLOT_RESUME_BY_FRAME, SLOT_RESUME(%rbx)
+        je      5f
+        add     %rbp, SLOT_REGS+GATE_RAX(%rbx)
+        jmp     6f
+5:      add     %rbp, UCONTEXT_RAX(%rbx, %rax)
+6:      xor     %eax, %eax
+        xchg    %eax, SLOT_CALLS(%rbx)
+        test    $CALLS_AWAITED, %eax
+        jz      resume_guest
+        cmpl    $0, CONTROL_HOT(%r12)
+        jne     resume_guest
+        lea     resume_guest(%rip), %r9
+
+// rdi = word, esi = FUTEX_WAKE*_PRIVATE, edx = how many, r9d = mask, r8 = where to go on. Result in rax.
+private_wake:
+        mov     $NR_FUTEX, %eax
+site_private_wake:
+        syscall
+        jmp     *%r8
 
 // ---- ring: wake the worker of this CPU, or any that sleeps. r12 = control page, r9 = where to go on.
 // Clobbers rax rcx rdx rsi rdi r8 r10 r11 r13. A worker that claims to sleep but is not in futex(2) yet is tried again:
@@ -264,6 +423,14 @@ site_yield:
         jmp     ring
 ring_done:
         jmp     *%r9
+gate_resume_end:
+
+exit_thread:
+        xor     %edi, %edi
+        mov     $NR_EXIT, %eax
+site_exit:
+        syscall
+        ud2
 
 // ---- A new stub thread: rbx = its slot, all signals blocked, nothing but registers used until the filter is on.
 thread_start:

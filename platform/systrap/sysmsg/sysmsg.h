@@ -17,6 +17,10 @@
 #define STUB_SLOTS 0x10000000  // slot i at STUB_SLOTS + i * SLOT_SIZE
 #define STUB_REGION_SIZE 0x100000000
 
+// Guest addresses end here; the region lies at least STUB_GAP above.
+#define STUB_USER_END 0x7f0000000000
+#define STUB_GAP 0x1000000000
+
 #define SLOT_SIZE 0x8000
 #define SLOT_COUNT 0x10000
 #define SLOT_STACK 0x1000  // the alternate signal stack fills the slot from here
@@ -31,6 +35,7 @@
 
 // ---- Slot fields (byte offsets).
 #define SLOT_STATE 0           // u32, futex word: SLOT_STATE_*
+#define SLOT_WAITING 4         // u32: the guest waits in the host's futex; a hint
 #define SLOT_SELF 8            // u64: the slot's address in the stub
 #define SLOT_GATE 16           // u64: address of the stub's call gate
 #define SLOT_ENTRY 64          // u32: SLOT_ENTRY_*, written by the stub
@@ -43,7 +48,11 @@
 #define SLOT_RESUME_FRAME 132  // u32: offset of the ucontext to return to
 #define SLOT_RESUME_FS 136     // u64
 #define SLOT_RESUME_GS 144     // u64
-#define SLOT_REGS 192          // 17 x u64 saved by the call gate: GATE_* order below
+#define SLOT_CALLS 152         // u32: calls to make before the guest goes on, | CALLS_AWAITED
+#define SLOT_WAIT_RETURN 160   // u64: where the guest goes on after a private wait
+#define SLOT_REGS 192          // 18 x u64 saved by the call gate: GATE_* order below
+
+#define SLOT_CALL 384          // CALLS_MAX calls
 
 #define GATE_RAX 0
 #define GATE_RBX 8
@@ -80,10 +89,23 @@
 #define SLOT_RESUME_EXIT 3  // end this stub thread
 #define SLOT_RESUME_ANEW 4  // by the frame, with no flags left that frames don't carry (ID, NT)
 
+// ---- Calls that a stub thread makes for the kernel on its way back to the guest: what the guest
+// could do to its own process anyhow.
+#define CALLS_MAX 4
+#define CALLS_COUNT_MASK 7
+#define CALLS_AWAITED 8  // ring when they are made
+#define CALL_KIND 0      // u64: CALL_*
+#define CALL_ARGS 8      // 3 x u64
+#define CALL_SIZE 32
+#define CALL_PROTECT 1       // mprotect(2): address, length, protection
+#define CALL_PRIVATE_WAKE 2  // FUTEX_WAKE_BITSET_PRIVATE: address, how many, mask
+
 // ---- Order page. The kernel writes entries and then `tail`; the mapper carries out entries up to
 // it.
 #define ORDERS_TAIL 0    // u32, futex word: number of orders posted
 #define ORDERS_ACK_FD 4  // u32
+#define ORDERS_ANSWERS 8   // u32: not 0: stub threads answer what they can by themselves
+#define ORDERS_WAITERS 12  // u32: private futex waits in the kernel, which a wake-up must not miss
 #define ORDERS_ENTRIES 64
 #define ORDER_SIZE 64
 #define ORDER_RING 32  // a power of two
@@ -133,9 +155,14 @@ struct GateRegisters {
       rflags;
 };
 
+struct CallerCall {
+  uint64_t kind;
+  uint64_t args[3];
+};
+
 struct Slot {
   Shared<uint32_t> state;
-  uint32_t pad0;
+  Shared<uint32_t> waiting;
   uint64_t self;
   uint64_t gate;
   alignas(64) uint32_t entry;
@@ -148,7 +175,11 @@ struct Slot {
   uint32_t resume_frame;
   uint64_t resume_fs;
   uint64_t resume_gs;
+  Shared<uint32_t> calls;
+  uint32_t pad0;
+  uint64_t wait_return;
   alignas(64) GateRegisters regs;
+  alignas(64) CallerCall call[CALLS_MAX];
 };
 
 struct Order {
@@ -160,6 +191,8 @@ struct Order {
 struct OrderPage {
   Shared<uint32_t> tail;
   uint32_t ack_fd;
+  Shared<uint32_t> answers;
+  Shared<uint32_t> waiters;
   alignas(64) Order entries[ORDER_RING];
 };
 

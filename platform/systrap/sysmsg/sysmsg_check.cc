@@ -16,7 +16,11 @@ static_assert(offsetof(Slot, resume) == SLOT_RESUME);
 static_assert(offsetof(Slot, resume_frame) == SLOT_RESUME_FRAME);
 static_assert(offsetof(Slot, resume_fs) == SLOT_RESUME_FS);
 static_assert(offsetof(Slot, resume_gs) == SLOT_RESUME_GS);
-static_assert(offsetof(Slot, regs) == SLOT_REGS);
+static_assert(offsetof(Slot, waiting) == SLOT_WAITING && offsetof(Slot, calls) == SLOT_CALLS);
+static_assert(offsetof(Slot, wait_return) == SLOT_WAIT_RETURN);
+static_assert(offsetof(Slot, regs) == SLOT_REGS && offsetof(Slot, call) == SLOT_CALL);
+static_assert(sizeof(CallerCall) == CALL_SIZE && offsetof(CallerCall, args) == CALL_ARGS);
+static_assert(CALLS_MAX <= CALLS_COUNT_MASK && (CALLS_AWAITED & CALLS_COUNT_MASK) == 0);
 static_assert(offsetof(GateRegisters, rsp) == GATE_RSP && offsetof(GateRegisters, r8) == GATE_R8);
 static_assert(offsetof(GateRegisters, r15) == GATE_R15 && offsetof(GateRegisters, rip) == GATE_RIP);
 static_assert(offsetof(GateRegisters, rflags) == GATE_RFLAGS &&
@@ -26,6 +30,8 @@ static_assert(sizeof(Order) == ORDER_SIZE && offsetof(Order, args) == ORDER_ARGS
 static_assert(offsetof(Order, seq) == ORDER_SEQ);
 static_assert(offsetof(OrderPage, tail) == ORDERS_TAIL);
 static_assert(offsetof(OrderPage, ack_fd) == ORDERS_ACK_FD);
+static_assert(offsetof(OrderPage, answers) == ORDERS_ANSWERS &&
+              offsetof(OrderPage, waiters) == ORDERS_WAITERS);
 static_assert(offsetof(OrderPage, entries) == ORDERS_ENTRIES);
 static_assert(sizeof(OrderPage) <= 4096);
 static_assert(offsetof(AckPage, done) == ACK_DONE && offsetof(AckPage, failed) == ACK_FAILED);

@@ -1,0 +1,173 @@
+// Parked memory: mapped in the stub without any protection where the guest has nothing, so that the
+// next mapping there, a growing heap or a growing reservation is opened by the guest's own thread
+// (mprotect(2) on its way back) instead of by the mapper, which must be woken.
+//
+// Private memory that was unmapped is parked for a while, with its pages; and what lies beside a
+// new mapping is mapped ahead. A guest that tampers with it harms itself only: the range belongs to
+// its address space until the mapper has unmapped it.
+#include <algorithm>
+
+#include "mm/memory_manager.h"
+
+namespace caisson {
+
+namespace {
+constexpr uint64_t kAhead = 1024 * 1024;
+// Pages that one address space keeps although the guest has unmapped them.
+constexpr uint64_t kParkedPagesLimit = 2 * 1024 * 1024;
+constexpr uint64_t kParkLimit = 1024 * 1024;
+}  // namespace
+
+void trim_front(Parked& parked, GuestAddr addr) {
+  parked.offset += addr - parked.start;
+  parked.start = addr;
+}
+
+// Unmaps the private memory behind [start, end), whole pmas, for the guest. False: not suitable.
+bool MemoryManager::park_locked(GuestAddr start, GuestAddr end) {
+  uint64_t bytes = 0;
+  int count = 0;
+  for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
+       ++it) {
+    if (it->second.kind != Pma::Kind::kPrivate || ++count > 2) return false;
+    bytes += it->second.length();
+  }
+  if (bytes > kParkLimit || parked_used_ + bytes > kParkedPagesLimit) return false;
+  for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;) {
+    const Pma& pma = it->second;
+    if (pma.prot != 0) space_->protect(pma.start, pma.length(), 0);
+    parked_.insert({pma.start, pma.end, pma.offset, true});
+    parked_used_ += pma.length();
+    it = pmas_.erase(it);
+  }
+  return true;
+}
+
+// The memory parked at [start, end) if it is all there and in one piece of the file: empty, and no
+// longer parked. Nothing otherwise.
+MemoryRange MemoryManager::unpark_locked(GuestAddr start, GuestAddr end) {
+  auto it = parked_.find(start);
+  if (it == parked_.end()) return {};
+  uint64_t offset = it->second.offset + (start - it->second.start);
+  for (GuestAddr at = start; at < end; at = it++->second.end) {
+    if (it == parked_.end() || it->second.start > at ||
+        it->second.offset - it->second.start != offset - start)
+      return {};
+  }
+  parked_.split(start);
+  parked_.split(end);
+  for (it = parked_.find(start); it != parked_.end() && it->second.start < end;) {
+    if (it->second.used) {
+      uint64_t length = it->second.end - it->second.start;
+      parked_used_ -= length;
+      memory_.clear({it->second.offset, length});
+    }
+    it = parked_.erase(it);
+  }
+  return {offset, end - start};
+}
+
+// What is parked in [start, end) is about to be replaced or unmapped in the stub; its memory can be
+// released once that is acknowledged.
+void MemoryManager::evict_parked_locked(GuestAddr start, GuestAddr end,
+                                        std::vector<MemoryRange>& released) {
+  if (!parked_.overlaps(start, end)) return;
+  parked_.split(start);
+  parked_.split(end);
+  for (auto it = parked_.first_ending_after(start);
+       it != parked_.end() && it->second.start < end;) {
+    const Parked& parked = it->second;
+    uint64_t length = parked.end - parked.start;
+    if (parked.used) parked_used_ -= length;
+    released.push_back({parked.offset, length});
+    it = parked_.erase(it);
+  }
+}
+
+// How much of what lies below `start` (or from `end` on) is to be mapped together with a new
+// mapping: nothing may be there, not even parked.
+uint64_t MemoryManager::ahead_below_locked(GuestAddr start) const {
+  if (start <= min_addr_ + kAhead || start > mmap_base_) return 0;
+  GuestAddr low = start - kAhead;
+  auto vma = vmas_.first_ending_after(low);
+  if (vma != vmas_.end() && vma->second.start < start) {
+    while (std::next(vma) != vmas_.end() && std::next(vma)->second.start < start) ++vma;
+    low = std::min(start, vma->second.end);
+  }
+  for (auto it = parked_.first_ending_after(low); it != parked_.end() && it->second.start < start;
+       ++it)
+    low = std::min(start, it->second.end);
+  return start - low;
+}
+
+uint64_t MemoryManager::ahead_above_locked(const Vma& vma, GuestAddr end) const {
+  GuestAddr high = std::min(end + kAhead, max_addr_);
+  auto next = vmas_.first_ending_after(end);
+  bool heap = vma.start >= brk_start_ && end == page_up(brk_end_);
+  if (next != vmas_.end() && next->second.start < high) {
+    const Vma& beside = next->second;
+    // A reservation that is opened bit by bit.
+    bool reserved = beside.start <= end && beside.prot == 0 && !beside.file && !beside.is_shared();
+    high = reserved ? std::min(high, beside.end) : std::max(end, beside.start);
+    if (!reserved && !heap) return 0;
+  } else if (!heap) {
+    return 0;
+  }
+  auto pma = pmas_.first_ending_after(end);
+  if (pma != pmas_.end()) high = std::min(high, std::max(end, pma->second.start));
+  auto parked = parked_.first_ending_after(end);
+  if (parked != parked_.end()) high = std::min(high, std::max(end, parked->second.start));
+  return high - end;
+}
+
+// Backs [start, end) of `vma` and maps what is beside it ahead.
+Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr start, GuestAddr end) {
+  Pma pma;
+  pma.start = start;
+  pma.end = end;
+  pma.prot = static_cast<uint8_t>(vma.prot);
+  MemoryRange range = unpark_locked(start, end);
+  if (!range.empty()) {
+    pma.offset = range.offset;
+    space_->protect(start, end - start, vma.prot);
+    insert_pma_locked(pma);
+    return {};
+  }
+  uint64_t below = 0;
+  uint64_t above = 0;
+  if (end - start <= kParkLimit && !near_mapping_limit()) {
+    above = ahead_above_locked(vma, end);
+    if (above == 0 && vma.start == start && !vma.has(kVmaGrowsDown))
+      below = ahead_below_locked(start);
+  }
+  range = TRY(allocate_private_locked(start - below, below + (end - start) + above));
+  pma.offset = range.offset + below;
+  post_map_locked(vma, pma);
+  insert_pma_locked(pma);
+  platform::MapOrder order;
+  if (below != 0) {
+    order.addr = start - below;
+    order.length = below;
+    order.offset = range.offset;
+    parked_.insert({order.addr, start, order.offset, false});
+  } else if (above != 0) {
+    order.addr = end;
+    order.length = above;
+    order.offset = pma.offset + (end - start);
+    parked_.insert({end, end + above, order.offset, false});
+  }
+  if (order.length != 0) space_->map(order);
+  return {};
+}
+
+void MemoryManager::drop_parked_pages() {
+  WriteLock lock(mappings_);
+  for (auto& [start, parked] : parked_) {
+    if (!parked.used) continue;
+    memory_.discard({parked.offset, parked.end - parked.start});
+    parked.used = false;
+  }
+  parked_used_ = 0;
+}
+
+}  // namespace caisson
