@@ -52,7 +52,7 @@
 #define SLOT_WAIT_RETURN 160   // u64: where the guest goes on after a private wait
 #define SLOT_REGS 192          // 18 x u64 saved by the call gate: GATE_* order below
 
-#define SLOT_CALL 384          // CALLS_MAX calls
+#define SLOT_CALL 384  // CALLS_MAX calls
 
 #define GATE_RAX 0
 #define GATE_RBX 8
@@ -102,8 +102,8 @@
 
 // ---- Order page. The kernel writes entries and then `tail`; the mapper carries out entries up to
 // it.
-#define ORDERS_TAIL 0    // u32, futex word: number of orders posted
-#define ORDERS_ACK_FD 4  // u32
+#define ORDERS_TAIL 0      // u32, futex word: number of orders posted
+#define ORDERS_ACK_FD 4    // u32
 #define ORDERS_ANSWERS 8   // u32: not 0: stub threads answer what they can by themselves
 #define ORDERS_WAITERS 12  // u32: private futex waits in the kernel, which a wake-up must not miss
 #define ORDERS_ENTRIES 64

@@ -1,0 +1,356 @@
+// The orders of a StubProcess: queued, posted to the mapper or given to a stub thread,
+// acknowledged.
+#include <linux/futex.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "host/raw_syscall.h"
+#include "platform/systrap/context.h"
+#include "platform/systrap/stub_process.h"
+#include "platform/systrap/systrap.h"
+
+namespace caisson::systrap {
+namespace {
+
+using host::raw_arg;
+using host::raw_syscall;
+
+constexpr uint64_t kOrderDeadlineNs = 20'000'000'000u;
+
+// What one worker does between two resumes is a turn: orders of the turn are the resumed task's
+// own.
+std::atomic<uint64_t> next_turn{1};
+thread_local uint64_t turn = 0;
+
+// The orders of a stub have made no progress for a whole deadline.
+class OrderDeadline : public host::DeadlineTarget {
+ public:
+  OrderDeadline(Ref<StubProcess> process, uint64_t seen)
+      : process_(std::move(process)), seen_(seen) {}
+  void expired(uint64_t) override { process_->order_deadline_passed(seen_); }
+
+ private:
+  Ref<StubProcess> process_;
+  uint64_t seen_;
+};
+
+}  // namespace
+
+SystrapFile::~SystrapFile() {
+  Systrap& systrap = systrap_;
+  uint32_t number = number_;
+  if (failed_) {
+    systrap.free_number(number);
+    return;
+  }
+  systrap.zygote().send(CommandKind::kClose, number, 0, -1,
+                        [&systrap, number](int32_t) { systrap.free_number(number); });
+}
+
+bool SystrapFile::ready_or_wait(StubProcess& process) {
+  if (ready_) return true;
+  MutexLock lock(mu_);
+  if (ready_) return true;
+  waiters_.emplace_back(process);
+  return false;
+}
+
+void SystrapFile::installed(bool ok) {
+  std::vector<Ref<StubProcess>> waiters;
+  {
+    MutexLock lock(mu_);
+    failed_ = !ok;
+    ready_ = true;
+    waiters.swap(waiters_);
+  }
+  for (auto& process : waiters) process->pump();
+}
+
+void StubProcess::queue_locked(Pending pending) {
+  if (state_ == State::kDying || state_ == State::kGone) return;
+  pending.order.seq = ++queued_seq_;
+  pending.turn = turn;
+  outstanding_.fetch_add(1);
+  if (pending.order.nr == SYS_mprotect) ++pending_protects_;
+  pending_.push_back(std::move(pending));
+}
+
+void StubProcess::map(const platform::MapOrder& order) {
+  Pending pending;
+  uint64_t flags = MAP_SHARED | MAP_FIXED | (order.populate ? MAP_POPULATE : 0);
+  uint64_t fd = FD_MEMORY;
+  uint64_t origin = 0;
+  if (order.backing == platform::Backing::kMemoryReadOnly) fd = FD_MEMORY_RO;
+  if (order.backing == platform::Backing::kFile) {
+    auto* file = static_cast<SystrapFile*>(order.file);
+    pending.file = RefOrNull<SystrapFile>(file);
+    fd = file->number();
+  }
+  origin = fd;
+  pending.order = {
+      SYS_mmap,
+      {order.addr, order.length, static_cast<uint64_t>(order.prot), flags, fd, order.offset},
+      0};
+  MutexLock lock(mu_);
+  mappings_.map(order.addr, order.addr + order.length, origin, order.offset, order.prot);
+  queue_locked(std::move(pending));
+  pump_locked();
+}
+
+void StubProcess::unmap(uint64_t addr, uint64_t length) {
+  Pending pending;
+  pending.order = {SYS_munmap, {addr, length, 0, 0, 0, 0}, 0};
+  MutexLock lock(mu_);
+  mappings_.unmap(addr, addr + length);
+  queue_locked(std::move(pending));
+  pump_locked();
+}
+
+void StubProcess::protect(uint64_t addr, uint64_t length, int prot) {
+  Pending pending;
+  pending.order = {SYS_mprotect, {addr, length, static_cast<uint64_t>(prot), 0, 0, 0}, 0};
+  MutexLock lock(mu_);
+  mappings_.protect(addr, addr + length, prot);
+  queue_locked(std::move(pending));
+  // Left for the thread of the task that asks, if nothing else comes.
+  if (length > STUB_GAP || pending_.size() > CALLS_MAX || pending_protects_ != pending_.size())
+    pump_locked();
+}
+
+void StubProcess::defer(std::unique_ptr<platform::Deferred> work) {
+  {
+    MutexLock lock(mu_);
+    pump_locked();
+    if (state_ != State::kGone && (acked_seq_ < queued_seq_ || state_ == State::kDying)) {
+      deferred_.push_back({queued_seq_, std::move(work)});
+      return;
+    }
+  }
+  work->run();
+}
+
+size_t StubProcess::recall_private_waiters() {
+  bool first = orders_->answers.exchange(0) != 0;
+  std::vector<std::pair<StubThread*, uint64_t>> waiting;
+  {
+    MutexLock lock(mu_);
+    for (StubThread* thread : threads_) {
+      uint64_t word = thread->phase().load();
+      if (StubThread::phase_of(word) != Phase::kGuest) continue;
+      // One that is about to wait has not said so yet when this is called first.
+      if (first || thread->slot().waiting.load() != 0) waiting.emplace_back(thread, word);
+    }
+  }
+  for (auto [thread, word] : waiting) interrupt_thread(*thread, word);
+  return waiting.size();
+}
+
+size_t StubProcess::mapping_count() const {
+  MutexLock lock(mu_);
+  return mappings_.count();
+}
+
+void StubProcess::pump() {
+  MutexLock lock(mu_);
+  pump_locked();
+}
+
+void StubProcess::pump_locked() {
+  if (state_ == State::kStarting || state_ == State::kDying || state_ == State::kGone) return;
+  if (!pending_.empty() && !calls_made_locked()) return;
+  bool posted = false;
+  while (!pending_.empty() && posted_seq_ - acked_seq_ < ORDER_RING) {
+    Pending& next = pending_.front();
+    if (next.file) {
+      if (!next.file->ready_or_wait(*this)) break;
+      if (next.file->failed()) {
+        kill_locked("a file could not be passed to the stubs");
+        return;
+      }
+    }
+    if (next.thread != nullptr) {
+      if (clone_seq_ != 0) break;  // its id would overwrite the one that is on its way
+      clone_seq_ = next.order.seq;
+      cloning_ = next.thread;
+    }
+    if (next.order.nr == SYS_mprotect) --pending_protects_;
+    orders_->entries[posted_seq_ % ORDER_RING] = next.order;
+    if (next.file) files_.emplace_back(next.order.seq, std::move(next.file));
+    posted_seq_ = next.order.seq;
+    pending_.pop_front();
+    posted = true;
+  }
+  if (!posted) return;
+  orders_->tail.store(static_cast<uint32_t>(posted_seq_));
+  raw_syscall(SYS_futex, raw_arg(&orders_->tail), FUTEX_WAKE, 1).ignore();
+  if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
+  arm_order_deadline_locked();
+}
+
+// Gives the pending orders to the thread of `context` if that is possible.
+bool StubProcess::give_calls_locked(SystrapContext& context) {
+  StubThread* thread = context.thread();
+  if (thread == nullptr || pending_.empty() || pending_protects_ != pending_.size() ||
+      posted_seq_ != acked_seq_ || !context.has_room_for_calls(pending_.size()) ||
+      std::any_of(pending_.begin(), pending_.end(),
+                  [](const Pending& next) { return next.turn != turn; }) ||
+      !calls_made_locked())
+    return false;
+  size_t count = pending_.size();
+  for (const Pending& next : pending_)
+    context.add_call({CALL_PROTECT, {next.order.args[0], next.order.args[1], next.order.args[2]}});
+  pending_.clear();
+  pending_protects_ = 0;
+  queued_seq_ -= count;
+  outstanding_.fetch_sub(count);
+  ++callers_;
+  thread->slot().calls.store(context.call_count());
+  caller_.store(thread);
+  return true;
+}
+
+// Whether no thread has calls to make any more; otherwise process_acks() is called once it has.
+bool StubProcess::calls_made_locked() {
+  StubThread* thread = caller_.load();
+  if (thread == nullptr) return true;
+  Shared<uint32_t>& calls = thread->slot().calls;
+  uint32_t word = calls.load();
+  while ((word & CALLS_COUNT_MASK) != 0) {
+    if (!calls.compare_exchange_weak(word, word | CALLS_AWAITED)) continue;
+    caller_awaited_.store(true);
+    if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
+    arm_order_deadline_locked();
+    return false;
+  }
+  caller_.store(nullptr);
+  caller_awaited_.store(false);
+  return true;
+}
+
+void StubProcess::take_back_calls(StubThread& thread, std::span<const CallerCall> calls) {
+  MutexLock lock(mu_);
+  if (caller_.load() != &thread || state_ == State::kDying || state_ == State::kGone) return;
+  std::vector<Pending> orders;
+  for (const CallerCall& call : calls) {
+    if (call.kind != CALL_PROTECT) continue;
+    Pending pending;
+    pending.order = {SYS_mprotect, {call.args[0], call.args[1], call.args[2], 0, 0, 0}, 0};
+    orders.push_back(std::move(pending));
+  }
+  thread.slot().calls.store(0);
+  caller_.store(nullptr);
+  caller_awaited_.store(false);
+  // Before everything that has come since; nothing was posted meanwhile.
+  size_t count = orders.size();
+  for (Pending& pending : pending_) pending.order.seq += count;
+  for (Quarantined& item : deferred_) {
+    if (item.seq > posted_seq_) item.seq += count;
+  }
+  if (recycle_seq_ > posted_seq_) recycle_seq_ += count;
+  queued_seq_ += count;
+  outstanding_.fetch_add(count);
+  pending_protects_ += count;
+  for (size_t i = count; i-- > 0;) {
+    orders[i].order.seq = posted_seq_ + i + 1;
+    pending_.push_front(std::move(orders[i]));
+  }
+  pump_locked();
+}
+
+void StubProcess::arm_order_deadline_locked() {
+  if (deadline_armed_) return;
+  deadline_armed_ = true;
+  systrap_.event_loop().add_deadline(
+      host::monotonic_ns() + kOrderDeadlineNs,
+      make_ref<OrderDeadline>(Ref<StubProcess>(*this), acked_seq_ + callers_));
+}
+
+void StubProcess::order_deadline_passed(uint64_t seen) {
+  process_acks();
+  MutexLock lock(mu_);
+  deadline_armed_ = false;
+  if (state_ == State::kDying || state_ == State::kGone) return;
+  bool awaits_caller = !pending_.empty() && !calls_made_locked();
+  if (posted_seq_ == acked_seq_ && !awaits_caller) return;
+  if (acked_seq_ + callers_ == seen) {
+    kill_locked(awaits_caller ? "a stub thread does not make its calls"
+                              : "a mapper does not answer");
+    return;
+  }
+  arm_order_deadline_locked();
+}
+
+bool StubProcess::acks_changed() const {
+  StubThread* caller = caller_.load();
+  if (caller != nullptr && caller_awaited_.load() &&
+      (caller->slot().calls.load() & CALLS_COUNT_MASK) == 0)
+    return true;
+  return ack_->failed.load() != 0 || ack_->done.load() != acked_hint_.load();
+}
+
+void StubProcess::process_acks() {
+  std::vector<Quarantined> release;
+  std::vector<SystrapContext*> go;
+  bool pooled = false;
+  {
+    MutexLock lock(mu_);
+    if (state_ == State::kDying || state_ == State::kGone) return;
+    if (ack_->failed.load() != 0) {
+      kill_locked("the host refused a memory order");
+      return;
+    }
+    uint64_t done = ack_->done.load();
+    if (done < acked_seq_ || done > posted_seq_) {
+      kill_locked("a mapper acknowledged what was not ordered");
+      return;
+    }
+    outstanding_.fetch_sub(done - acked_seq_);
+    acked_seq_ = done;
+    acked_hint_.store(done);
+    while (!files_.empty() && files_.front().first <= done) files_.pop_front();
+    if (clone_seq_ != 0 && done >= clone_seq_) finish_thread_locked();
+    pump_locked();
+    while (!deferred_.empty() && deferred_.front().seq <= done) {
+      release.push_back(std::move(deferred_.front()));
+      deferred_.pop_front();
+    }
+    if (state_ == State::kRecycling && acked_seq_ >= recycle_seq_) {
+      state_ = State::kPooled;
+      pooled = true;
+    }
+    if (outstanding_.load() == 0) {
+      std::erase_if(held_, [&](SystrapContext* context) {
+        if (context->thread() == nullptr) return false;
+        if (context->held.exchange(false)) go.push_back(context);
+        return true;
+      });
+    }
+  }
+  for (auto& item : release) item.work->run();
+  for (SystrapContext* context : go) context->go();
+  if (pooled && !systrap_.give_back(Ref<StubProcess>(*this))) kill("the pool is full");
+}
+
+void StubProcess::hold(SystrapContext& context) {
+  {
+    if (turn == 0) turn = next_turn.fetch_add(1);
+    MutexLock lock(mu_);
+    if (state_ != State::kDying && state_ != State::kGone) {
+      if (!give_calls_locked(context)) pump_locked();
+      turn = next_turn.fetch_add(1);
+      if (context.thread() == nullptr || outstanding_.load() != 0) {
+        held_.push_back(&context);
+        context.held.store(true);
+        return;
+      }
+    }
+  }
+  if (dead()) {
+    context.post(platform::EventKind::kDied);
+  } else {
+    context.go();
+  }
+}
+
+}  // namespace caisson::systrap
