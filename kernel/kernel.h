@@ -17,6 +17,7 @@
 #include "host/event_loop.h"
 #include "kernel/auth/credentials.h"
 #include "kernel/futex/futex_table.h"
+#include "kernel/ipc/shm.h"
 #include "kernel/memory_killer.h"
 #include "kernel/resource_limits.h"
 #include "kernel/run_queue.h"
@@ -85,6 +86,7 @@ class Kernel {
   TaskSet& tasks() { return tasks_; }
   FutexTable& futexes() { return futexes_; }
   UtsNames& uts() { return uts_; }
+  ShmTable& shared_memory() { return shared_memory_; }
   ThreadGroup& init_group() { return init_->group; }
   // The CPUs that guests may use, and how many numbers the host's masks have.
   int cpu_count() const { return CPU_COUNT(&allowed_cpus_); }
@@ -112,6 +114,7 @@ class Kernel {
   void wait_for_event(uint32_t seen, uint64_t limit_ns);
 
   const KernelConfig config_;
+  ShmTable shared_memory_{config_.memory};  // outlives the tasks
   RunQueue run_queue_;
   TaskSet tasks_;
   FutexTable futexes_;

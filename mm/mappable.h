@@ -51,6 +51,12 @@ class Mappable : public RefCounted<Mappable> {
   // Who maps the file; null for files whose content never goes away under a mapping.
   virtual MappingRegistry* registry() { return nullptr; }
 
+  // A vma that maps it comes or goes; called with locks of mm held.
+  virtual void mapping_opened() {}
+  virtual void mapping_closed() {}
+  // shmat(2) makes its mappings, shmdt(2) ends them.
+  virtual bool is_attachment() const { return false; }
+
   // kHostFile only.
   virtual Result<Ref<platform::MappableFile>> host_file() { return Errno(ENODEV); }
   // Where the kernel process can read [offset, offset + *length), after shortening *length to what

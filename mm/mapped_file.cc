@@ -49,6 +49,7 @@ MappedFile::MappedFile(const RefOrNull<Mappable>& file, MemoryManager* owner, bo
   if (!file_) return;
   MappingRegistry* registry = file_->registry();
   if (registry != nullptr) CHECK(registry->add(*owner_, may_write_, true).ok());
+  file_->mapping_opened();
 }
 
 Result<MappedFile> MappedFile::create(RefOrNull<Mappable> file, MemoryManager& owner,
@@ -56,6 +57,7 @@ Result<MappedFile> MappedFile::create(RefOrNull<Mappable> file, MemoryManager& o
   MappedFile result;
   MappingRegistry* registry = file ? file->registry() : nullptr;
   if (registry != nullptr) TRY(registry->add(owner, may_write, false));
+  if (file) file->mapping_opened();
   result.file_ = std::move(file);
   result.owner_ = &owner;
   result.may_write_ = may_write;
@@ -76,6 +78,7 @@ MappedFile& MappedFile::operator=(MappedFile other) noexcept {
 RefOrNull<Mappable> MappedFile::release() {
   MappingRegistry* registry = file_ ? file_->registry() : nullptr;
   if (registry != nullptr) registry->remove(*owner_, may_write_);
+  if (file_) file_->mapping_closed();
   return std::move(file_);
 }
 

@@ -167,6 +167,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // --- System calls. Errors are Linux's.
   Result<GuestAddr> mmap(const MmapRequest& request);
   Result<void> munmap(GuestAddr addr, uint64_t length);
+  // shmdt(2): unmaps what is left of the attachment at `addr`; its file. EINVAL: there is none.
+  Result<Ref<Mappable>> detach(GuestAddr addr);
   Result<void> mprotect(GuestAddr addr, uint64_t length, int prot);
   Result<GuestAddr> mremap(GuestAddr old_addr, uint64_t old_length, uint64_t new_length, int flags,
                            GuestAddr new_addr);

@@ -224,6 +224,34 @@ Result<void> MemoryManager::munmap(GuestAddr addr, uint64_t length) {
   return {};
 }
 
+Result<Ref<Mappable>> MemoryManager::detach(GuestAddr addr) {
+  if (!is_page_aligned(addr)) return Errno(EINVAL);
+  Garbage garbage(*this);
+  WriteLock lock(mappings_);
+  // The first part of an attachment that lies where it would, had it been mapped at `addr`; then
+  // all parts of the same one within its size.
+  RefOrNull<Mappable> file;
+  GuestAddr end = max_addr_;
+  for (auto it = vmas_.first_ending_after(addr); it != vmas_.end() && it->second.start < end;) {
+    const Vma& vma = it->second;
+    bool fits = vma.file && vma.start >= addr && vma.start - addr == vma.offset &&
+                (file ? vma.file.ref() == file : vma.file->is_attachment());
+    if (!fits) {
+      ++it;
+      continue;
+    }
+    if (!file) {
+      file = vma.file.ref();
+      end = addr + std::min(max_addr_ - addr, page_up(file->size()));
+    }
+    GuestAddr stop = vma.end;
+    remove_locked(vma.start, stop, garbage);
+    it = vmas_.first_ending_after(stop);
+  }
+  if (!file) return Errno(EINVAL);
+  return Ref<Mappable>::from(std::move(file));
+}
+
 GuestAddr MemoryManager::brk(GuestAddr addr) {
   Garbage garbage(*this);
   WriteLock lock(mappings_);

@@ -44,4 +44,15 @@ Result<void> SharedMemory::punch_hole(uint64_t offset, uint64_t length) {
   return {};
 }
 
+uint64_t SharedMemory::resident_bytes() const {
+  uint64_t bytes = 0;
+  for (MemoryRange rest = range_; !rest.empty();) {
+    MemoryRange data = memory_.next_data(rest);
+    if (data.empty()) break;
+    bytes += data.length;
+    rest = {data.end(), rest.end() - data.end()};
+  }
+  return bytes;
+}
+
 }  // namespace caisson

@@ -21,6 +21,7 @@ class SharedMemory final : public Mappable {
   MappedFileInfo info() const override;
   Result<MemoryRange> memory_range(uint64_t offset, uint64_t length) override;
   Result<void> punch_hole(uint64_t offset, uint64_t length) override;
+  uint64_t resident_bytes() const;
 
  private:
   SharedMemory(MemoryFile& memory, MemoryRange range);

@@ -12,6 +12,7 @@
 #include "syscalls/sys_process.h"
 #include "syscalls/sys_read_write.h"
 #include "syscalls/sys_sched.h"
+#include "syscalls/sys_shm.h"
 #include "syscalls/sys_signal.h"
 #include "syscalls/sys_stat.h"
 #include "syscalls/sys_system.h"
@@ -56,6 +57,9 @@ constexpr SyscallEntry kAmd64[] = {
     full<sys_msync>(26, "msync"),
     full<sys_mincore>(27, "mincore"),
     full<sys_madvise>(28, "madvise"),
+    full<sys_shmget>(29, "shmget"),
+    full<sys_shmat>(30, "shmat"),
+    full<sys_shmctl>(31, "shmctl"),
     full<sys_dup>(32, "dup"),
     full<sys_dup2>(33, "dup2"),
     full<sys_pause>(34, "pause"),
@@ -73,6 +77,7 @@ constexpr SyscallEntry kAmd64[] = {
     full<sys_wait4>(61, "wait4"),
     full<sys_kill>(62, "kill"),
     full<sys_uname>(63, "uname"),
+    full<sys_shmdt>(67, "shmdt"),
     partial<sys_fcntl>(72, "fcntl", "no leases, dnotify or O_ASYNC owners"),
     full<sys_flock>(73, "flock"),
     full<sys_fsync>(74, "fsync"),

@@ -188,6 +188,13 @@ std::string pipe_max_size(Kernel&) { return std::to_string(kMaxPipeSize) + "\n";
 std::string nr_open(Kernel&) { return std::to_string(kMaxDescriptors) + "\n"; }
 std::string file_max(Kernel&) { return "9223372036854775807\n"; }
 
+std::string shm_segments(Kernel& kernel) { return kernel.shared_memory().text(); }
+std::string shmmax(Kernel&) { return std::to_string(kShmMaxBytes) + "\n"; }
+std::string shmall(Kernel&) { return std::to_string(kShmMaxPages) + "\n"; }
+std::string shmmni(Kernel&) { return std::to_string(kShmMaxSegments) + "\n"; }
+std::string shm_rmid_forced(Kernel&) { return "0\n"; }
+
+constexpr ProcChild kSysvIpc[] = {{"shm", S_IFREG, text<shm_segments>}};
 constexpr ProcChild kRandom[] = {{"boot_id", S_IFREG, text<boot_id>}};
 constexpr ProcChild kSysKernel[] = {
     {"cap_last_cap", S_IFREG, text<cap_last_cap>},
@@ -199,6 +206,10 @@ constexpr ProcChild kSysKernel[] = {
     {"pid_max", S_IFREG, text<pid_max>},
     {"random", S_IFDIR, [](const ProcPlace& p) { return make_static_directory(p, kRandom); }},
     {"randomize_va_space", S_IFREG, text<randomize>},
+    {"shm_rmid_forced", S_IFREG, text<shm_rmid_forced>},
+    {"shmall", S_IFREG, text<shmall>},
+    {"shmmax", S_IFREG, text<shmmax>},
+    {"shmmni", S_IFREG, text<shmmni>},
     {"threads-max", S_IFREG, text<threads_max>},
     {"version", S_IFREG, text<osversion>},
 };
@@ -226,6 +237,7 @@ constexpr ProcChild kSystem[] = {
     {"self", S_IFLNK, self},
     {"stat", S_IFREG, text<system_stat>},
     {"sys", S_IFDIR, [](const ProcPlace& p) { return make_static_directory(p, kSys); }},
+    {"sysvipc", S_IFDIR, [](const ProcPlace& p) { return make_static_directory(p, kSysvIpc); }},
     {"thread-self", S_IFLNK, thread_self},
     {"uptime", S_IFREG, text<uptime>},
     {"version", S_IFREG, text<version>},
