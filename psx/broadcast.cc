@@ -295,9 +295,12 @@ void Broadcast::tally() {
       case Answer::kCaller:
         held_++;
         break;
-      case Answer::kDead:
-        dead_++;
-        leader_listed |= roster[slot].tid.load(std::memory_order_relaxed) == pid_;
+      case Answer::kDead: {
+        // A leader is listed as long as the process lives; others until their tracer lets go.
+        const int32_t tid = roster[slot].tid.load(std::memory_order_relaxed);
+        leader_listed |= tid == pid_;
+        if (tid == pid_ || raw_syscall(SYS_tgkill, pid_, tid, 0).ok()) dead_++;
+      }
         [[fallthrough]];
       default:
         missing_++;

@@ -1,7 +1,7 @@
 // Guards: the measures against races, by name, so that a test can show what each one is for.
 //
 // In the library every guard stands and guarded() is the constant true. The test build
-// (CAISSON_PSX_GUARD_TESTS) lets race_test take one out at run time and see its scenario fail.
+// (CAISSON_PSX_GUARD_TESTS) lets the race tests take one out at run time and see its scenario fail.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,7 @@ enum class Guard : uint32_t {
   kMask,      // no signal handler runs on the caller during a broadcast
   kWipe,      // a fork's child does not inherit a broadcast in progress
   kChild,     // a fork's child does not look at its parent's threads
+  kAskAfter,  // a lone caller asks after the call whether it still is
   kChain,     // signals that are not ours go to the handler that was there before
 };
 

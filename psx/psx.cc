@@ -26,7 +26,10 @@ namespace {
 
 constinit Directory directory;  // guarded by BroadcastState::lock
 constinit Settings settings;
-constinit std::atomic<bool> saw_threads{false};  // the last broadcast had somebody to tell
+
+// What the last call found. A hint for which question to ask first; the kernel always decides.
+enum class Seen : uint8_t { kNothingYet, kAlone, kThreads };
+constinit std::atomic<Seen> seen{Seen::kNothingYet};
 
 // The shared state, made at the first use. nullptr: no memory.
 BroadcastState* shared_state() {
@@ -104,9 +107,8 @@ Outcome outcome_of(host::RawResult result) {
 // know. unshare(2) has nothing to undo for a lone thread and refuses (EINVAL) for others.
 bool is_alone() { return raw_syscall(SYS_unshare, CLONE_SIGHAND).ok(); }
 
-bool is_still_alone() {
-  return (&__libc_single_threaded != nullptr && __libc_single_threaded != 0) || is_alone();
-}
+// Whether libc says so. It costs nothing, and it may be wrong.
+bool seems_alone() { return &__libc_single_threaded != nullptr && __libc_single_threaded != 0; }
 
 // The state is this process's own from here on, whatever it was before a fork.
 void adopt_state(BroadcastState& shared, int32_t pid) {
@@ -139,7 +141,7 @@ Outcome broadcast(const Call& call, const host::RawResult* first) {
   all.begin(result.value());
   all.cover();
   error = all.finish();
-  saw_threads.store(all.held() > 1, std::memory_order_relaxed);
+  seen.store(all.held() > 1 ? Seen::kThreads : Seen::kAlone, std::memory_order_relaxed);
   return error != 0 ? failed(error) : outcome_of(result);
 }
 
@@ -148,11 +150,19 @@ Outcome run(const Call& call) {
     Message().call(call.nr).text(" is refused: ").text(why).print();
     return failed(EINVAL);
   }
-  if (saw_threads.load(std::memory_order_relaxed) || !is_alone()) return broadcast(call, nullptr);
+  const Seen last = seen.load(std::memory_order_relaxed);
+  const bool seemed_alone = seems_alone();
+  // After a new filter any question may end the process.
+  const bool asks_after = guarded(Guard::kAskAfter) && !installs_filter(call.nr, call.args[0]);
+  const bool asks_before = last == Seen::kNothingYet || !seemed_alone || !asks_after;
+  if (last == Seen::kThreads || (asks_before && !is_alone())) return broadcast(call, nullptr);
   const host::RawResult result = call.make();
-  // A signal handler may have made a thread just before the call.
-  if (!result.ok() || is_still_alone()) return outcome_of(result);
-  return broadcast(call, &result);
+  if (!result.ok()) return outcome_of(result);
+  // A signal handler may have made a thread meanwhile, also behind libc's back.
+  const bool still_alone = asks_after ? is_alone() : seems_alone() == seemed_alone;
+  if (!still_alone) return broadcast(call, &result);
+  seen.store(Seen::kAlone, std::memory_order_relaxed);
+  return outcome_of(result);
 }
 
 }  // namespace

@@ -48,6 +48,12 @@ inline constexpr bool kThreadSanitizer = false;
 inline constexpr bool kThreadSanitizer = false;
 #endif
 
+inline constexpr int kScale = kSanitized ? 20 : 1;  // sanitizers make threads dear
+
+// A scenario without its guard is to fail by the race, not by what a sanitizer makes of it.
+#define SKIP_IF_SANITIZED() \
+  if (kSanitized) GTEST_SKIP() << "the plain build shows what the guard is for"
+
 enum class Ending { kPass, kFail, kSkip, kKilled, kHang };
 
 struct Report {

@@ -42,12 +42,20 @@ constexpr Refusal kRefusals[] = {
     {SYS_rseq, kOwn},
 };
 
+// The kernel looks at the low 32 bits only, and bit 30 selects the x32 names of the same calls.
+constexpr uint32_t kX32Bit = 0x40000000;
+uint32_t number_of(long nr) { return static_cast<uint32_t>(nr) & ~kX32Bit; }
+
 }  // namespace
 
+bool installs_filter(long nr, long a1) {
+  const uint32_t number = number_of(nr);
+  return (number == SYS_prctl && static_cast<int>(a1) == PR_SET_SECCOMP) ||
+         (number == SYS_seccomp && static_cast<uint32_t>(a1) == SECCOMP_SET_MODE_FILTER);
+}
+
 const char* why_refused(long nr, long a1, long a2) {
-  // The kernel looks at the low 32 bits only, and bit 30 selects the x32 names of the same calls.
-  constexpr uint32_t kX32Bit = 0x40000000;
-  const uint32_t number = static_cast<uint32_t>(nr) & ~kX32Bit;
+  const uint32_t number = number_of(nr);
   for (const Refusal& refusal : kRefusals) {
     if (number == static_cast<uint32_t>(refusal.nr)) return refusal.why;
   }

@@ -7,4 +7,7 @@ namespace caisson::psx::internal {
 // Why this call is refused with EINVAL, or nullptr if it is not.
 const char* why_refused(long nr, long a1, long a2);
 
+// Whether this call may forbid the calls after it.
+bool installs_filter(long nr, long a1);
+
 }  // namespace caisson::psx::internal

@@ -2,10 +2,13 @@
 //
 // All three run in one process, on the same threads, in turn, so that noise hits them alike; each
 // sets the user IDs that the process has already. Idle threads sleep in a futex, busy ones spin.
-// Printed are medians in microseconds, and ours divided by theirs (below 1: we are faster).
-//   psx_bench [seconds per row, default 1]
+// `limit` is what no broadcast can do without: the call once, and one signal to each other thread,
+// with a handler that counts. Printed are medians in microseconds, and ours divided by theirs
+// (below 1: we are faster).
+//   psx_bench [SECONDS [THREADS...]]    seconds per row, default 1; rows, default 1 2 8 64 512
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -30,14 +33,19 @@ enum class Kind { kIdle, kBusy };
 std::atomic<int> stop{0};
 std::atomic<int> ready{0};
 
+std::vector<pid_t> others;  // the threads of the row but the first
+std::atomic<int> uncounted{0};
+
+void enter() { others[static_cast<size_t>(ready++)] = static_cast<pid_t>(syscall(SYS_gettid)); }
+
 void* idle(void*) {
-  ready++;
+  enter();
   while (stop == 0) syscall(SYS_futex, &stop, FUTEX_WAIT_PRIVATE, 0, nullptr);
   return nullptr;
 }
 
 void* busy(void*) {
-  ready++;
+  enter();
   while (stop.load(std::memory_order_relaxed) == 0) {
   }
   return nullptr;
@@ -55,21 +63,29 @@ void require(bool good) {
   exit(1);
 }
 
-void ours() {
-  const uid_t uid = getuid();
-  require(caisson::psx::syscall3(SYS_setresuid, uid, uid, uid).ok());
-}
+const uid_t uid = getuid();
 
-void glibc() {
-  const uid_t uid = getuid();
-  require(setresuid(uid, uid, uid) == 0);
-}
+void ours() { require(caisson::psx::syscall3(SYS_setresuid, uid, uid, uid).ok()); }
+
+void glibc() { require(setresuid(uid, uid, uid) == 0); }
 
 void libcap() {
 #ifdef HAVE_PSX_OF_LIBCAP
-  const uid_t uid = getuid();
   require(psx_syscall3(SYS_setresuid, uid, uid, uid) == 0);
 #endif
+}
+
+void count_down(int) {
+  if (--uncounted == 0) syscall(SYS_futex, &uncounted, FUTEX_WAKE_PRIVATE, 1);
+}
+
+void limit() {
+  require(syscall(SYS_setresuid, uid, uid, uid) == 0);
+  uncounted = static_cast<int>(others.size());
+  for (const pid_t tid : others) require(syscall(SYS_tgkill, getpid(), tid, SIGUSR1) == 0);
+  for (int left; (left = uncounted) != 0;) {
+    syscall(SYS_futex, &uncounted, FUTEX_WAIT_PRIVATE, left, nullptr);
+  }
 }
 
 double median(std::vector<double>& samples) {
@@ -81,6 +97,7 @@ double median(std::vector<double>& samples) {
 void row(int threads, Kind kind, double seconds) {
   stop = 0;
   ready = 0;
+  others.assign(static_cast<size_t>(threads) - 1, 0);
   std::vector<pthread_t> all(static_cast<size_t>(threads) - 1);
   pthread_attr_t small;
   pthread_attr_init(&small);
@@ -90,12 +107,12 @@ void row(int threads, Kind kind, double seconds) {
   }
   while (ready != threads - 1) usleep(1000);
   usleep(20000);
-  void (*const ways[])() = {ours, libcap, glibc};
-  std::vector<double> samples[3];
+  void (*const ways[])() = {ours, libcap, glibc, limit};
+  std::vector<double> samples[4];
   const double end = now_us() + seconds * 1e6;
   for (int round = 0; now_us() < end || round < 3; round++) {
     const int batch = threads == 1 ? 100 : 1;
-    for (int way = 0; way < 3; way++) {
+    for (int way = 0; way < 4; way++) {
       const double start = now_us();
       for (int i = 0; i < batch; i++) ways[way]();
       if (round > 0) samples[way].push_back((now_us() - start) / batch);
@@ -104,10 +121,11 @@ void row(int threads, Kind kind, double seconds) {
   stop = 1;
   syscall(SYS_futex, &stop, FUTEX_WAKE_PRIVATE, 1 << 30);
   for (auto& each : all) pthread_join(each, nullptr);
-  const double us[3] = {median(samples[0]), median(samples[1]), median(samples[2])};
-  printf("%7d  %-4s  %10.2f  %10.2f  %10.2f  %8.2f  %8.2f\n", threads,
-         kind == Kind::kIdle ? "idle" : "busy", us[0], us[1], us[2], us[1] == 0 ? 0 : us[0] / us[1],
-         us[0] / us[2]);
+  double us[4];
+  for (int way = 0; way < 4; way++) us[way] = median(samples[way]);
+  printf("%7d  %-4s  %10.2f  %10.2f  %10.2f  %10.2f  %8.2f  %8.2f  %8.2f\n", threads,
+         kind == Kind::kIdle ? "idle" : "busy", us[0], us[1], us[2], us[3],
+         us[1] == 0 ? 0 : us[0] / us[1], us[0] / us[2], us[0] / us[3]);
   fflush(stdout);
 }
 
@@ -115,8 +133,17 @@ void row(int threads, Kind kind, double seconds) {
 
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? atof(argv[1]) : 1;
-  printf("threads  kind    caisson     libcap      glibc   /libcap    /glibc   (us, median)\n");
-  for (const int threads : {1, 2, 8, 64, 512}) {
+  struct sigaction action = {};
+  action.sa_handler = count_down;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGUSR1, &action, nullptr);
+  printf(
+      "threads  kind     caisson      libcap       glibc       limit   /libcap    /glibc    /limit"
+      "   (us, median)\n");
+  std::vector<int> rows = {1, 2, 8, 64, 512};
+  if (argc > 2) rows.clear();
+  for (int i = 2; i < argc; i++) rows.push_back(std::max(1, atoi(argv[i])));
+  for (const int threads : rows) {
     row(threads, Kind::kIdle, seconds);
     if (threads > 1) row(threads, Kind::kBusy, seconds);
   }
