@@ -15,6 +15,7 @@
 #include <string>
 
 #include "host/raw_syscall.h"
+#include "psx/psx.h"
 
 namespace caisson::runtime {
 namespace {
@@ -109,16 +110,22 @@ Result<void, Error> enter_empty_root() {
   return {};
 }
 
+// Privileges belong to threads. This is the only one, and psx makes sure of it: where it is not,
+// all of them make the call or the start fails.
 Result<void, Error> drop_privileges() {
+  const auto process_wide = [](int option, long argument) {
+    return psx::syscall6(SYS_prctl, option, argument, 0, 0, 0, 0);
+  };
   for (int capability = 0; capability < 64; ++capability) {
-    if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 && errno == EINVAL) break;
+    if (process_wide(PR_CAPBSET_DROP, capability).error == EINVAL) break;
   }
-  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  (void)process_wide(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL);
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct none[2] = {};
-  auto dropped = raw_syscall(SYS_capset, raw_arg(&header), raw_arg(none));
-  if (!dropped.ok()) return Error("dropping capabilities", dropped.error());
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return failed("setting no_new_privs");
+  auto dropped = psx::syscall3(SYS_capset, raw_arg(&header), raw_arg(none), 0);
+  if (!dropped.ok()) return Error("dropping capabilities", Errno(dropped.error));
+  auto no_new = process_wide(PR_SET_NO_NEW_PRIVS, 1);
+  if (!no_new.ok()) return Error("setting no_new_privs", Errno(no_new.error));
   struct rlimit no_core {};
   setrlimit(RLIMIT_CORE, &no_core);
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) return failed("making the process undumpable");

@@ -86,8 +86,11 @@ Result<void, Error> install_kernel_filter() {
   auto program =
       seccomp::compile(kernel_process_rules(), SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_PROCESS);
   sock_fprog fprog{static_cast<unsigned short>(program.size()), program.data()};
-  auto done = host::raw_syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, host::raw_arg(&fprog));
+  auto done = host::raw_syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC,
+                                host::raw_arg(&fprog));
   if (!done.ok()) return Error("the kernel process' filter", done.error());
+  if (done.value() != 0)
+    return Error("the kernel process' filter: a thread has another one", Errno(EBUSY));
   return {};
 }
 
