@@ -279,6 +279,13 @@ void restore_signal_mask(ChildPlan* plan) {
                    sizeof(plan->caller_mask)));
 }
 
+// A record lock is this process's alone, and exec closes what it is on.
+bool lock_report(const ChildPlan* plan) {
+  const struct flock whole = {
+      .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0, .l_pid = 0};
+  return raw_syscall(SYS_fcntl, plan->report_fd, F_SETLK, raw_arg(&whole)).ok();
+}
+
 [[noreturn]] void run_function(ChildPlan* plan) {
   restore_signal_mask(plan);
   send_report(plan, Report::kExecuting, 0, 0, 0);
@@ -310,7 +317,7 @@ void run_child(ChildPlan* plan) {
   if (plan->ptrace) must(plan, Step::kPtrace, raw_syscall(SYS_ptrace, PTRACE_TRACEME));
   if (plan->function != nullptr) run_function(plan);
   if (plan->report_fd >= 0) {
-    send_report(plan, Report::kExecuting, 0, 0, 0);
+    send_report(plan, Report::kExecuting, lock_report(plan) ? 1 : 0, 0, 0);
   } else {
     plan->executing = true;
   }

@@ -12,14 +12,16 @@
 
 namespace caisson::sys::internal {
 
-// Message between caller and child on the report socket. The end of the stream without a kFailure
-// but with a kExecuting before it means that the program runs.
+// Message between caller and child on the report socket.
 struct Report {
   enum Kind : int32_t {
-    kFailure,    // child -> caller: step, error, index
-    kWantMaps,   // child -> caller: I am in my user namespace
-    kMapsDone,   // caller -> child
-    kExecuting,  // child -> caller: nothing is left to do but exec, or to run the function
+    kFailure,   // child -> caller: step, error, index
+    kWantMaps,  // child -> caller: I am in my user namespace
+    kMapsDone,  // caller -> child
+    // child -> caller: nothing is left to do but exec, or to run the function. `step` is 1 if the
+    // child has locked its end (fcntl(2)): the lock goes with exec, or with the child after a
+    // kFailure, also where a stranger that was forked meanwhile holds copies of the socket.
+    kExecuting,
   };
   int32_t kind;
   int32_t step;

@@ -148,6 +148,49 @@ TEST(Races, AChildGetsOneConsistentEnvironment) {
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(unsetenv(name_of("CAISSON_COUNT_", i)).ok());
 }
 
+// Others that fork at the wrong moment and never run a program have copies of the socket by which
+// a start talks to its child; no start may wait for them.
+TEST(Races, StrayCopiesOfTheSocketHoldNobodyUp) {
+  std::atomic<bool> stop{false};
+  std::atomic<bool> late{false};
+  std::thread forker([&] {
+    std::vector<pid_t> strays;
+    const auto end_strays = [&] {
+      for (const pid_t pid : strays) {
+        ::kill(pid, SIGKILL);
+        EXPECT_TRUE(wait4(pid).ok());
+      }
+      strays.clear();
+    };
+    while (!stop) {
+      const pid_t pid = fork();
+      if (pid == 0) {
+        for (;;) pause();
+      }
+      strays.push_back(pid);
+      if (strays.size() < 100) continue;
+      for (int ms = 0; !stop && ms < 30'000; ++ms) usleep(1000);
+      late = !stop;
+      end_strays();
+    }
+    end_strays();
+  });
+  ProcAttr copied;
+  copied.sys.credential = Credential{.uid = geteuid(), .gid = getegid(), .no_set_groups = true};
+  for (int i = 0; i < 30; ++i) {
+    EXPECT_EQ(exit_status_of({"helper", "stray", "3"}, in_user_namespace()), 0);
+    EXPECT_EQ(exit_status_of({"helper", "stray", "3"}, copied), 0);
+    auto failing = start_process("/nowhere", {"x"}, copied);
+    EXPECT_EQ(failing.error().text(), "exec: No such file or directory");
+    auto function = start_function([](void*) { return 7; }, nullptr);
+    ASSERT_TRUE(function.ok());
+    EXPECT_EQ(MUST(function->wait()).status.exit_status(), 7);
+  }
+  stop = true;
+  forker.join();
+  EXPECT_FALSE(late) << "a start waited for a stranger";
+}
+
 std::atomic<int> signals_seen{0};
 std::atomic<int> signals_in_other_process{0};
 int handler_pid = 0;

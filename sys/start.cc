@@ -1,6 +1,7 @@
 #include "caisson/sys/start.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -66,7 +67,9 @@ class Start {
 
  private:
   std::optional<StartError> prepare();
-  std::optional<StartError> supervise(int pid);
+  std::optional<StartError> supervise(int pid, int pidfd);
+  bool receive(Report& report, int pidfd, bool wait);
+  bool wait_for_exec() const;
   std::optional<StartError> outcome_from_memory() const;
   void reap(int pid) const;
 
@@ -188,7 +191,7 @@ Result<Process, StartError> Start::run(bool want_pidfd) {
                                                 CLONE_INTO_CGROUP | CLONE_VM | CLONE_VFORK};
   if (!copies_memory()) request.flags |= CLONE_VM;
   if (!needs_socket()) request.flags |= CLONE_VFORK;
-  request.want_pidfd = want_pidfd;
+  request.want_pidfd = want_pidfd || needs_socket();
   if (sys().use_cgroup_fd) request.cgroup_fd = sys().cgroup_fd;
   alignas(16) std::byte stack[kChildStackSize];
   if (plan_.function == nullptr) {
@@ -201,12 +204,11 @@ Result<Process, StartError> Start::run(bool want_pidfd) {
   plan_.caller_mask = block.before();
   const internal::CloneResult cloned = clone_child(request, plan_);
   fork_lock().unlock();
-  child_report_.reset();
   if (!cloned.pid.ok()) return StartError{Step::kClone, cloned.pid.error(), -1};
 
   const int pid = static_cast<int>(cloned.pid.value());
   Process process(pid, UniqueFd(cloned.pidfd));
-  auto problem = needs_socket() ? supervise(pid) : outcome_from_memory();
+  auto problem = needs_socket() ? supervise(pid, process.pidfd()) : outcome_from_memory();
   if (problem) {
     reap(pid);
     return std::move(*problem);
@@ -223,23 +225,48 @@ std::optional<StartError> Start::outcome_from_memory() const {
   return std::nullopt;
 }
 
-// Reads the child's reports up to the end of the stream, which comes when it has left our memory.
-std::optional<StartError> Start::supervise(int pid) {
-  std::optional<StartError> problem;
-  bool executing = false;
+// The child's next report. False: there will be none, it is dead or has left our memory. With a
+// pidfd the end of the stream is not needed: others that forked meanwhile may hold the socket open.
+bool Start::receive(Report& report, int pidfd, bool wait) {
   for (;;) {
-    Report report{};
-    const RawResult received =
-        raw_syscall(SYS_recvfrom, report_.get(), raw_arg(&report), sizeof(report));
+    pollfd ready[] = {{report_.get(), POLLIN, 0}, {pidfd, POLLIN, 0}};
+    if (wait && pidfd >= 0) raw_syscall(SYS_poll, raw_arg(ready), 2, -1).ignore();
+    const RawResult received = raw_syscall(SYS_recvfrom, report_.get(), raw_arg(&report),
+                                           sizeof(report), wait && pidfd < 0 ? 0 : MSG_DONTWAIT);
     // ECONNRESET comes once, before the reports, if the child ended without reading our answer.
     if (received.value() == -EINTR || received.value() == -ECONNRESET) continue;
-    if (received.value() != sizeof(report)) break;
+    if (received.value() == -EAGAIN && wait && ready[1].revents == 0) continue;
+    return received.value() == sizeof(report);
+  }
+}
+
+// Until exec has closed what the child has locked, or the child is dead.
+bool Start::wait_for_exec() const {
+  const struct flock whole = {
+      .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0, .l_pid = 0};
+  RawResult locked(0);
+  do {
+    locked = raw_syscall(SYS_fcntl, child_report_.get(), F_SETLKW, raw_arg(&whole));
+  } while (locked.value() == -EINTR);
+  return locked.ok();
+}
+
+std::optional<StartError> Start::supervise(int pid, int pidfd) {
+  // Without a pidfd it is the end of the stream that tells of the child's end and of exec.
+  if (pidfd < 0) child_report_.reset();
+  std::optional<StartError> problem;
+  bool executing = false;
+  bool wait = true;
+  for (Report report{}; receive(report, pidfd, wait);) {
     switch (report.kind) {
       case Report::kFailure:
         problem = StartError{static_cast<Step>(report.step), Errno(report.error), report.index};
         break;
       case Report::kExecuting:
         executing = true;
+        if (plan_.function != nullptr) return std::nullopt;
+        if (child_report_ && report.step == 1) wait = !wait_for_exec();
+        child_report_.reset();
         break;
       case Report::kWantMaps: {
         problem = internal::write_id_maps(pid, sys());
