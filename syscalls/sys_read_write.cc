@@ -15,6 +15,7 @@
 #include "kernel/run_operation.h"
 #include "mm/memory_manager.h"
 #include "syscalls/io_operation.h"
+#include "syscalls/sys_socket.h"
 #include "vfs/fd_table.h"
 #include "vfs/filesystem.h"
 #include "vfs/permissions.h"
@@ -61,6 +62,14 @@ SyscallResult transfer(CurrentTask& task, Ref<FileDescription> file, Result<User
   if (direction == Direction::kWrite) {
     Result<void> limited = apply_size_limit(task, *file, buffer.value(), at);
     if (!limited.ok()) return limited.error();
+  }
+  if (RefOrNull<Socket> socket = as_socket(file)) {
+    if (at) return Errno(ESPIPE);
+    if ((rwf & ~uint32_t{RWF_NOWAIT}) != 0) return Errno(EOPNOTSUPP);
+    const int flags = (rwf & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0;
+    auto* transfer_data = direction == Direction::kRead ? read_socket : write_socket;
+    return transfer_data(Ref<Socket>::from(std::move(socket)), task, std::move(buffer).value(),
+                         flags);
   }
   IoFlags flags{rwf, file->is_nonblocking() || (rwf & RWF_NOWAIT) != 0};
   return run(task,

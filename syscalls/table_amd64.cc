@@ -14,6 +14,7 @@
 #include "syscalls/sys_sched.h"
 #include "syscalls/sys_shm.h"
 #include "syscalls/sys_signal.h"
+#include "syscalls/sys_socket.h"
 #include "syscalls/sys_stat.h"
 #include "syscalls/sys_system.h"
 #include "syscalls/sys_time.h"
@@ -69,6 +70,21 @@ constexpr SyscallEntry kAmd64[] = {
     partial<sys_setitimer>(38, "setitimer", "ITIMER_VIRTUAL counts system time too"),
     full<sys_getpid>(39, "getpid"),
     full<sys_sendfile>(40, "sendfile"),
+    partial<sys_socket>(41, "socket", "AF_UNIX; other families are EAFNOSUPPORT"),
+    full<sys_connect>(42, "connect"),
+    full<sys_accept>(43, "accept"),
+    partial<sys_sendto>(44, "sendto", "no MSG_OOB"),
+    partial<sys_recvfrom>(45, "recvfrom", "no MSG_OOB"),
+    partial<sys_sendmsg>(46, "sendmsg", "no MSG_OOB"),
+    partial<sys_recvmsg>(47, "recvmsg", "no MSG_OOB; no MSG_ERRQUEUE"),
+    full<sys_shutdown>(48, "shutdown"),
+    full<sys_bind>(49, "bind"),
+    full<sys_listen>(50, "listen"),
+    full<sys_getsockname>(51, "getsockname"),
+    full<sys_getpeername>(52, "getpeername"),
+    full<sys_socketpair>(53, "socketpair"),
+    partial<sys_setsockopt>(54, "setsockopt", "SOL_SOCKET; no timestamps, no SO_ATTACH_FILTER"),
+    partial<sys_getsockopt>(55, "getsockopt", "SOL_SOCKET"),
     partial<sys_clone>(56, "clone", "namespace flags: EINVAL"),
     full<sys_fork>(57, "fork"),
     full<sys_vfork>(58, "vfork"),
@@ -244,6 +260,7 @@ constexpr SyscallEntry kAmd64[] = {
     full<sys_epoll_pwait>(281, "epoll_pwait"),
     full<sys_eventfd>(284, "eventfd"),
     full<sys_fallocate>(285, "fallocate"),
+    full<sys_accept4>(288, "accept4"),
     full<sys_eventfd2>(290, "eventfd2"),
     full<sys_epoll_create1>(291, "epoll_create1"),
     full<sys_dup3>(292, "dup3"),
