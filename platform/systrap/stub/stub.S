@@ -378,6 +378,7 @@ site_protect:
         cmpl    $0, CONTROL_HOT(%r12)
         jne     resume_guest
         lea     resume_guest(%rip), %r9
+        jmp     ring
 
 // rdi = word, esi = FUTEX_WAKE*_PRIVATE, edx = how many, r9d = mask, r8 = where to go on. Result in rax.
 private_wake:
