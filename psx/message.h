@@ -14,7 +14,8 @@ class Message {
   Message& result(long value);
   // The name of the call if we have it, and its number.
   Message& call(long nr);
-  // "psx: ", the line and a newline, in one write(2).
+  // "psx: ", the line and a newline, in one write(2); nothing if standard error takes nothing for
+  // 0.1 s.
   void print();
 
  private:

@@ -175,6 +175,27 @@ TEST(Psx, DifferingResultsCanBeToldOrIgnored) {
   EXPECT_EQ(report.errors.find("differ"), std::string::npos) << report.errors;
 }
 
+// While all threads are held, nobody can empty a pipe that the process itself reads.
+TEST(Psx, AMessageThatNobodyTakesHoldsNobodyUp) {
+  EXPECT_PASSES(run(
+      [] {
+        start(differs);
+        while (different_tid == 0) usleep(100);
+        const int errors = dup(2);
+        int full[2];
+        REQUIRE(pipe2(full, O_NONBLOCK) == 0);
+        char page[4096] = {};
+        while (write(full[1], page, sizeof(page)) > 0) {
+        }
+        REQUIRE(fcntl(full[1], F_SETFL, 0) == 0 && dup2(full[1], 2) == 2);
+        set_mismatch(Mismatch::kWarn);
+        const bool passed = syscall3(SYS_personality, 0, 0, 0).ok();
+        dup2(errors, 2);
+        REQUIRE(passed);
+      },
+      5));
+}
+
 // ---- the C interface ---------------------------------------------------------------------------
 
 TEST(PsxC, EveryName) {
@@ -284,6 +305,60 @@ TEST(Psx, TwoCopiesInOneProcess) {
       10));
 }
 
+// The handler outlives the library's handle: a signal may come at any time.
+TEST(Psx, StaysWhenItIsUnloaded) {
+  EXPECT_PASSES(run(
+      [] {
+        Crew crew(3);
+        void* library = dlopen(PSX_SHARED_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+        REQUIRE(library != nullptr);
+        auto* call =
+            reinterpret_cast<long (*)(long, long, long, long)>(dlsym(library, "psx_syscall3"));
+        REQUIRE(call(SYS_personality, static_cast<long>(mark(3)), 0, 0) == 0);
+        REQUIRE(dlclose(library) == 0);
+        for (int n = 0; n < 20; n++) REQUIRE(setresuid(getuid(), getuid(), getuid()) == 0);
+        REQUIRE(crew.count_unlike(mark(3)) == 0);
+      },
+      10));
+}
+
+int open_descriptors() {
+  int count = 0;
+  for (int fd = 0; fd < 1000; fd++) count += fcntl(fd, F_GETFD) >= 0;
+  return count;
+}
+
+alignas(16) char vfork_stack[64 * 1024];
+
+int vfork_child(void* mark_number) {
+  const auto number = static_cast<unsigned>(reinterpret_cast<uintptr_t>(mark_number));
+  const bool right = broadcast_mark(number).ok() && own_mark() == mark(number);
+  syscall(SYS_exit, right ? 0 : 1);
+  return 1;
+}
+
+// A child of vfork(2) has our memory, but neither our threads nor our descriptors.
+TEST(Psx, CallInAVforkChild) {
+  EXPECT_PASSES(run(
+      [] {
+        Crew crew(3);
+        REQUIRE(broadcast_mark(1).ok());
+        const int before = open_descriptors();
+        for (unsigned n = 2; n < 40; n++) {
+          const pid_t child =
+              clone(vfork_child, vfork_stack + sizeof(vfork_stack),
+                    CLONE_VM | CLONE_VFORK | SIGCHLD, reinterpret_cast<void*>(uintptr_t{n + 1}));
+          int status = 1;
+          REQUIRE(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+          REQUIRE(own_mark() == mark(n - 1) && crew.count_unlike(mark(n - 1)) == 0);
+          REQUIRE(broadcast_mark(n).ok());
+          REQUIRE(crew.count_unlike(mark(n)) == 0);
+        }
+        REQUIRE(open_descriptors() == before);
+      },
+      10));
+}
+
 // A thread that no libc knows: no TLS of its own, no registration anywhere.
 alignas(16) char bare_stack[64 * 1024];
 std::atomic<unsigned long> bare_mark{~0UL};
@@ -372,6 +447,29 @@ TEST(Psx, ProcOfAnotherPidNamespace) {
           for (unsigned n = 1; n < 20; n++) REQUIRE(broadcast_mark(n).ok());
           REQUIRE(crew.count_unlike(mark(19)) == 0);
           _exit(0);
+        }
+        int status = 1;
+        waitpid(child, &status, 0);
+        REQUIRE(status == 0);
+      },
+      10));
+}
+
+TEST(Psx, ZombieLeaderBeforeProcOfAnotherPidNamespace) {
+  EXPECT_PASSES(run(
+      [] {
+        own_namespaces(CLONE_NEWPID);
+        const pid_t child = fork();
+        if (child == 0) {
+          set_deadline_ms(1000);
+          start([](void*) -> void* {
+            usleep(50000);  // time for the leader to end: its state has another's number here
+            Crew crew(3);
+            for (unsigned n = 1; n < 20; n++) REQUIRE(broadcast_mark(n).ok());
+            REQUIRE(crew.count_unlike(mark(19)) == 0);
+            _exit(0);
+          });
+          syscall(SYS_exit, 0);
         }
         int status = 1;
         waitpid(child, &status, 0);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <linux/futex.h>
 #include <sched.h>
+#include <sys/ptrace.h>
 
 #include "psx/race_support.h"
 
@@ -247,6 +248,112 @@ TEST(PsxRace, AllSignalsBlocked) {
 TEST(PsxRace, AllSignalsBlockedWithoutDeadline) {
   SKIP_IF_SANITIZED();
   EXPECT_EQ(run(somebody_is_deaf, 1.5, {Guard::kDeadline}).ending, Ending::kHang);
+}
+
+// Under a tracer.
+std::atomic<int> traced_tid{0};
+std::atomic<bool> traced_may_end{false};
+
+void* is_traced(void*) {
+  prctl(PR_SET_NAME, "traced-thread");
+  traced_tid = static_cast<int>(syscall(SYS_gettid));
+  while (!traced_may_end) usleep(100);
+  return nullptr;
+}
+
+// The tracer, a process of its own that does what it is told through a pipe: 's' stops the thread,
+// 'c' lets it go on, 'w' waits for its end, which takes it from the list of threads.
+struct Tracer {
+  int orders[2];
+  int done[2];
+  pid_t pid;
+
+  explicit Tracer(int tid) {
+    REQUIRE(pipe(orders) == 0 && pipe(done) == 0);
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
+    pid = fork();
+    if (pid != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    char answer = syscall(SYS_ptrace, PTRACE_SEIZE, tid, 0, 0) == 0 ? 'y' : 'n';
+    for (char order; write(done[1], &answer, 1) == 1 && read(orders[0], &order, 1) == 1;) {
+      int status = 0;
+      bool right = true;
+      if (order == 's') {
+        right = syscall(SYS_ptrace, PTRACE_INTERRUPT, tid, 0, 0) == 0 &&
+                waitpid(tid, &status, __WALL) == tid && WIFSTOPPED(status);
+      }
+      if (order == 'c') right = syscall(SYS_ptrace, PTRACE_CONT, tid, 0, 0) == 0;
+      // Signals of the thread stop it on the way.
+      while (order == 'w' && waitpid(tid, &status, __WALL) == tid && WIFSTOPPED(status)) {
+        syscall(SYS_ptrace, PTRACE_CONT, tid, 0, WSTOPSIG(status));
+      }
+      answer = right ? 'y' : 'n';
+    }
+    _exit(0);
+  }
+  ~Tracer() {
+    kill(pid, SIGKILL);
+    waitpid(pid, nullptr, 0);
+    for (const int fd : {orders[0], orders[1], done[0], done[1]}) close(fd);
+  }
+  bool answers() {
+    char answer = 'n';
+    return read(done[0], &answer, 1) == 1 && answer == 'y';
+  }
+  bool obeys(char order) { return write(orders[1], &order, 1) == 1 && answers(); }
+};
+
+// Stopped, it cannot answer; ended, it is still listed until its tracer lets go.
+void somebody_is_traced() {
+  for (unsigned i = 0; i < 5; i++) {
+    traced_tid = 0;
+    traced_may_end = false;
+    REQUIRE(broadcast_mark(0).ok());
+    Crew crew(2);
+    const pthread_t thread = start(is_traced);
+    while (traced_tid == 0) usleep(100);
+    {
+      Tracer tracer(traced_tid);
+      if (!tracer.answers()) skip("no tracing here");
+      REQUIRE(tracer.obeys('s'));
+      set_deadline_ms(100);
+      REQUIRE(broadcast_mark(1).error == ETIMEDOUT);
+      set_deadline_ms(5000);
+      REQUIRE(crew.count_unlike(mark(1)) == 0);
+    }
+    // Its tracer is dead, so it runs again.
+    set_mismatch(Mismatch::kIgnore);
+    REQUIRE(broadcast_mark(2).ok());
+    set_mismatch(Mismatch::kEndProcess);
+    {
+      Tracer tracer(traced_tid);
+      REQUIRE(tracer.answers());
+      traced_may_end = true;
+      const std::string tid = std::to_string(traced_tid);
+      while (status_field(tid, "State")[0] != 'Z') usleep(100);
+      for (unsigned n = 3; n < 6; n++) {
+        REQUIRE(broadcast_mark(n).ok());
+        REQUIRE(crew.count_unlike(mark(n)) == 0);
+      }
+      REQUIRE(tracer.obeys('w'));
+      REQUIRE(broadcast_mark(6).ok());
+      REQUIRE(crew.count_unlike(mark(6)) == 0);
+    }
+    pthread_join(thread, nullptr);
+  }
+}
+
+TEST(PsxRace, TracedThreads) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers may use ptrace themselves";
+  const Report report = run(somebody_is_traced, 30);
+  EXPECT_PASSES(report);
+  EXPECT_NE(report.errors.find("(traced-thread, state t) did not answer within 100 ms"),
+            std::string::npos)
+      << report.errors;
+}
+TEST(PsxRace, TracedThreadsWithoutZombie) {
+  SKIP_IF_SANITIZED();
+  EXPECT_NE(run(somebody_is_traced, 30, {Guard::kZombie}).ending, Ending::kPass);
 }
 
 std::atomic<int> vfork_tid{0};

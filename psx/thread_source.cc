@@ -136,10 +136,14 @@ int ThreadSource::sweep(void (*each)(int32_t tid, void* argument), void* argumen
   }
 }
 
-long ThreadSource::read_file(int32_t tid, const char* file, char* buffer, size_t size) {
+long ThreadSource::read_file_of(int32_t tid, const char* file, char* buffer, size_t size) {
   char path[64];
   path_of(tid, file, path);
-  auto opened = raw_syscall(SYS_openat, task_.fd, raw_arg(path), O_RDONLY | O_CLOEXEC);
+  return read_file(task_, path, buffer, size);
+}
+
+long ThreadSource::read_file(const Descriptor& place, const char* path, char* buffer, size_t size) {
+  auto opened = raw_syscall(SYS_openat, place.fd, raw_arg(path), O_RDONLY | O_CLOEXEC);
   if (!opened.ok()) return -1;
   auto got = raw_syscall(SYS_read, opened.value(), raw_arg(buffer), static_cast<long>(size - 1));
   raw_syscall(SYS_close, opened.value()).ignore();
@@ -151,7 +155,7 @@ long ThreadSource::read_file(int32_t tid, const char* file, char* buffer, size_t
 // The last number of status's NSpid line: the one in the thread's own PID namespace.
 int32_t ThreadSource::own_number(int32_t listed) {
   char status[2048];
-  if (read_file(listed, "status", status, sizeof(status)) < 0) return -1;
+  if (read_file_of(listed, "status", status, sizeof(status)) < 0) return -1;
   constexpr char kLabel[] = "\nNSpid:";
   for (const char* at = status; *at != '\0'; at++) {
     size_t same = 0;
@@ -167,12 +171,14 @@ int32_t ThreadSource::own_number(int32_t listed) {
 }
 
 char ThreadSource::run_state(int32_t tid) {
-  if (translate_) {
-    // Our own numbers are not the names here. A signal to nobody tells whether it exists.
+  // Where our own numbers are not the names, the leader alone has another.
+  if (translate_ && tid != pid_) {
+    // A signal to nobody tells whether it exists.
     return raw_syscall(SYS_tgkill, pid_, tid, 0).ok() ? '?' : '\0';
   }
   char stat[512];
-  const long length = read_file(tid, "stat", stat, sizeof(stat));
+  const long length = translate_ ? read_file(proc_, "self/stat", stat, sizeof(stat))
+                                 : read_file_of(tid, "stat", stat, sizeof(stat));
   if (length < 0) return '\0';
   for (long at = length - 1; at > 0; at--) {  // the name before it may contain anything
     if (stat[at] == ')' && at + 2 < length) return stat[at + 2];
@@ -184,7 +190,7 @@ void ThreadSource::name(int32_t tid, char* buffer, size_t size) {
   buffer[0] = '?';
   buffer[1] = '\0';
   if (translate_) return;
-  const long length = read_file(tid, "comm", buffer, size);
+  const long length = read_file_of(tid, "comm", buffer, size);
   for (long at = 0; at < length; at++) {
     if (buffer[at] < ' ' || buffer[at] > '~') buffer[at] = buffer[at] == '\n' ? '\0' : '?';
   }

@@ -39,7 +39,8 @@ class ThreadSource {
   };
 
   int32_t own_number(int32_t listed);
-  long read_file(int32_t tid, const char* file, char* buffer, size_t size);
+  long read_file(const Descriptor& place, const char* path, char* buffer, size_t size);
+  long read_file_of(int32_t tid, const char* file, char* buffer, size_t size);
 
   Descriptor proc_;
   Descriptor task_;
