@@ -34,6 +34,8 @@ def privileged():
 
 
 class Installed(unittest.TestCase):
+    """What is common: the installed tree, and how programs are built and run against it."""
+
     @classmethod
     def setUpClass(cls):
         cls.root = tempfile.mkdtemp(prefix="psx-install-")
@@ -66,6 +68,8 @@ class Installed(unittest.TestCase):
             self.skipTest("needs root or user namespaces")
         return run(*privileged(), *command, env=self.environment)
 
+
+class WithC(Installed):
     def check_libcap(self, name, *link):
         """Builds and runs the libcap program; gives its exit status."""
         if not os.path.exists("/usr/include/sys/capability.h"):
@@ -125,7 +129,7 @@ class Installed(unittest.TestCase):
         self.assertEqual(needed, ["libc.so.6"])
         self.assertIn("[libpsx.so.2]", run("readelf", "-d", library).stdout)
 
-    # the readme's program, and Go
+    # the readme's program
 
     def test_readme_program(self):
         with open(os.path.join(HERE, "README.md"), encoding="utf-8") as readme:
@@ -142,6 +146,8 @@ class Installed(unittest.TestCase):
         self.assertEqual(sets[0], sets[1])
         self.assertEqual(int(sets[0], 16) >> 13 & 1, 0)
 
+
+class WithGo(Installed):
     def test_go(self):
         if shutil.which("go") is None:
             self.skipTest("go is not installed")

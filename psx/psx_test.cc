@@ -121,6 +121,11 @@ TEST(Psx, RefusesWhatMakesNoSense) {
   EXPECT_NE(report.errors.find("psx: system call 57 is refused: every thread would make a process"),
             std::string::npos)
       << report.errors;
+  size_t messages = 0;
+  for (size_t at = 0; (at = report.errors.find(" is refused: ", at)) != std::string::npos; at++) {
+    messages++;
+  }
+  EXPECT_EQ(messages, 21u) << report.errors;
 }
 
 // ---- results that differ -----------------------------------------------------------------------
