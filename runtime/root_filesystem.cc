@@ -1,6 +1,7 @@
 #include "runtime/root_filesystem.h"
 
 #include <fcntl.h>
+#include <linux/mount.h>
 
 #include "fs/dev/devices.h"
 #include "fs/hostfs/host_filesystem.h"
@@ -60,6 +61,10 @@ Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& 
   auto dev = make_dev_mount(memory);
   if (!dev.ok()) return at("/dev", dev.error());
   if (auto done = mount_over(*mounts, "/dev", dev.value()); !done.ok()) return done.error();
+  // shm_open(3) and sem_open(3) look for it.
+  auto shared = Tmpfs::mount(memory, {}, MS_NOSUID | MS_NODEV, "tmpfs");
+  if (!shared.ok()) return at("/dev/shm", shared.error());
+  if (auto done = mount_over(*mounts, "/dev/shm", shared.value()); !done.ok()) return done.error();
   // The host's /sys is about the host: never seen inside. mount_proc() covers its /proc.
   TmpfsOptions empty;
   empty.root_mode = 0555;

@@ -1,8 +1,11 @@
 // System V shared memory: shmget(2), shmop(2), shmctl(2), /proc/sysvipc/shm.
+#include <fcntl.h>
 #include <grp.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -407,6 +410,36 @@ TEST(ShmProc, ListsSegments) {
   }
   EXPECT_TRUE(found);
   shmdt(at);
+}
+
+TEST(PosixShm, LivesOnATmpfsOfItsOwn) {
+  struct statfs status;
+  ASSERT_THAT(statfs("/dev/shm", &status), SucceedsWith(0));
+  EXPECT_EQ(status.f_type, 0x01021994);  // TMPFS_MAGIC
+  struct stat directory;
+  ASSERT_THAT(stat("/dev/shm", &directory), SucceedsWith(0));
+  EXPECT_EQ(directory.st_mode, static_cast<mode_t>(S_IFDIR | 01777));
+  EXPECT_THAT(read_file("/proc/self/mounts"), HasSubstr(" /dev/shm tmpfs "));
+}
+
+TEST(PosixShm, IsSharedByNameAndSurvivesUnlink) {
+  const std::string name = "/caisson-shm-" + std::to_string(getpid());
+  UniqueFd fd(shm_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR, 0600));
+  ASSERT_TRUE(fd);
+  must(ftruncate(fd.get(), 3 * kPageSize), "ftruncate");
+  Mapping mapping = Mapping::map(3 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  Child child = Child::run([&] {
+    UniqueFd again(shm_open(name.c_str(), O_RDWR, 0));
+    REQUIRE(again);
+    Mapping other =
+        Mapping::map(kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, again.get(), 2 * kPageSize);
+    other.address()[1] = 'y';
+    REQUIRE(shm_unlink(name.c_str()) == 0);
+    return 0;
+  });
+  EXPECT_THAT(child.wait(), ExitedWith(0));
+  EXPECT_EQ(mapping.page(2)[1], 'y');
+  EXPECT_THAT(shm_open(name.c_str(), O_RDWR, 0), FailsWith(ENOENT));
 }
 
 // Removal, attaching and forking at once: no attach is lost, none is counted twice.
