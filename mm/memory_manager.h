@@ -282,6 +282,11 @@ class MemoryManager final : public RefCounted<MemoryManager> {
       REQUIRES(mappings_);
   Result<void> protect_vma_locked(VmaSet::iterator it, GuestAddr addr, GuestAddr stop, int prot)
       REQUIRES(mappings_);
+  Result<GuestAddr> move_all_locked(GuestAddr old_addr, uint64_t length, int flags,
+                                    GuestAddr new_addr, Garbage& garbage) REQUIRES(mappings_);
+  Result<GuestAddr> remap_locked(GuestAddr old_addr, uint64_t old_length, uint64_t new_length,
+                                 int flags, GuestAddr new_addr, Garbage& garbage)
+      REQUIRES(mappings_);
   Result<void> move_locked(GuestAddr old_addr, uint64_t old_length, GuestAddr new_addr,
                            uint64_t new_length, bool keep_old, Garbage& garbage)
       REQUIRES(mappings_);

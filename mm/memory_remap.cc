@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "host/memory.h"
 #include "mm/memory_manager.h"
 
 namespace caisson {
@@ -34,11 +35,41 @@ Result<GuestAddr> MemoryManager::mremap(GuestAddr old_addr, uint64_t old_length,
 
   Garbage garbage(*this);
   WriteLock lock(mappings_);
+  if (fixed && old_length == new_length)
+    return move_all_locked(old_addr, old_length, flags, new_addr, garbage);
+  return remap_locked(old_addr, old_length, new_length, flags, new_addr, garbage);
+}
+
+// A move that changes no size takes every mapping of the range along, and the holes between them:
+// what lies where a hole comes to stays. Linux: remap_move(), since 6.17.
+Result<GuestAddr> MemoryManager::move_all_locked(GuestAddr old_addr, uint64_t length, int flags,
+                                                 GuestAddr new_addr, Garbage& garbage) {
+  GuestAddr end = old_addr + length;
+  auto it = vmas_.find(old_addr);
+  if (it == vmas_.end() || end < old_addr) return Errno(EFAULT);
+  for (GuestAddr at = old_addr; it != vmas_.end() && it->second.start < end;
+       it = vmas_.first_ending_after(at)) {
+    GuestAddr start = std::max(at, it->second.start);
+    uint64_t part = std::min(end, it->second.end) - start;
+    GuestAddr target = new_addr + (start - old_addr);
+    (void)TRY(remap_locked(start, part, part, flags, target, garbage));
+    at = start + part;
+  }
+  return new_addr;
+}
+
+// Of one mapping; the arguments are checked.
+Result<GuestAddr> MemoryManager::remap_locked(GuestAddr old_addr, uint64_t old_length,
+                                              uint64_t new_length, int flags, GuestAddr new_addr,
+                                              Garbage& garbage) {
+  static const uint64_t overcommit_limit = host::physical_memory();
+  bool fixed = (flags & MREMAP_FIXED) != 0;
+  bool keep_old = (flags & MREMAP_DONTUNMAP) != 0;
+  bool may_move = (flags & MREMAP_MAYMOVE) != 0;
   auto it = vmas_.find(old_addr);
   if (it == vmas_.end()) return Errno(EFAULT);
   const Vma& vma = it->second;
   if (old_length == 0 && !vma.is_shared()) return Errno(EINVAL);
-  if (keep_old && vma.file) return Errno(EINVAL);
   bool in_place = !fixed && !keep_old;
   if (in_place && new_length <= old_length && old_length != 0) {
     if (old_length > max_addr_ - old_addr) return Errno(EFAULT);
@@ -51,6 +82,7 @@ Result<GuestAddr> MemoryManager::mremap(GuestAddr old_addr, uint64_t old_length,
   uint64_t added = new_length > old_length ? new_length - old_length : 0;
   if (vma.has(kVmaLocked) && locked_bytes_locked(0, max_addr_) + added > limits_.locked)
     return Errno(EAGAIN);
+  if (vma.is_data() && !vma.has(kVmaNoReserve) && added > overcommit_limit) return Errno(ENOMEM);
   uint64_t charged = keep_old || old_length == 0 ? new_length : added;
   if (!fits_limits_locked(charged, vma.is_data()) || near_mapping_limit()) return Errno(ENOMEM);
 
