@@ -221,7 +221,7 @@ Result<void> MemoryManager::populate_advice(GuestAddr start, GuestAddr end, bool
       auto it = vmas_.find(at);
       if (it == vmas_.end()) return Errno(ENOMEM);
       int needed = for_write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC;
-      if ((it->second.prot & needed) == 0) return Errno(EFAULT);
+      if ((it->second.prot & needed) == 0) return Errno(EINVAL);
       auto pma = pmas_.find(at);
       backed = pma != pmas_.end() && (!for_write || (pma->second.prot & PROT_WRITE) != 0);
       stop = std::min({end, it->second.end, backed ? pma->second.end : at + kPageSize});
@@ -259,6 +259,28 @@ Result<void> MemoryManager::msync(GuestAddr addr, uint64_t length, int flags) {
   return {};
 }
 
+void MemoryManager::residency_locked(GuestAddr start, std::span<uint8_t> pages) {
+  std::fill(pages.begin(), pages.end(), uint8_t{0});
+  GuestAddr end = start + pages.size() * kPageSize;
+  auto it = pmas_.first_ending_after(start);
+  for (; it != pmas_.end() && it->second.start < end; ++it) {
+    GuestAddr at = std::max(start, it->second.start);
+    while (at < std::min(end, it->second.end)) {
+      uint64_t bytes = std::min(end, it->second.end) - at;
+      const std::byte* host = translate_locked(at, Access::kRead, true, &bytes);
+      bytes = page_down(bytes);
+      if (bytes == 0 || host == nullptr) {
+        at += kPageSize;
+        continue;
+      }
+      uint8_t* first = pages.data() + (at - start) / kPageSize;
+      if (!host::residency(host, bytes, first).ok()) std::fill_n(first, bytes / kPageSize, 0);
+      for (uint64_t i = 0; i < bytes / kPageSize; ++i) first[i] &= 1;
+      at += bytes;
+    }
+  }
+}
+
 Result<void> MemoryManager::mincore(GuestAddr addr, uint64_t length, GuestAddr vector) {
   if (!is_page_aligned(addr)) return Errno(EINVAL);
   if (addr > max_addr_ || length > max_addr_ - addr) return Errno(ENOMEM);
@@ -268,27 +290,12 @@ Result<void> MemoryManager::mincore(GuestAddr addr, uint64_t length, GuestAddr v
     uint64_t count = std::min<uint64_t>(sizeof(pages), (end - addr) / kPageSize);
     {
       ReadLock lock(mappings_);
-      for (uint64_t i = 0; i < count;) {
-        GuestAddr at = addr + i * kPageSize;
-        if (vmas_.find(at) == vmas_.end()) return Errno(ENOMEM);
-        auto pma = pmas_.find(at);
-        if (pma == pmas_.end()) {
-          pages[i++] = 0;
-          continue;
-        }
-        uint64_t run = std::min(count - i, (pma->second.end - at) / kPageSize);
-        uint64_t bytes = run * kPageSize;
-        const std::byte* host = translate_locked(at, Access::kRead, true, &bytes);
-        run = std::min(run, bytes / kPageSize);
-        if (run == 0 || host == nullptr) {
-          pages[i++] = 0;
-          continue;
-        }
-        if (!host::residency(host, run * kPageSize, pages + i).ok())
-          std::fill_n(pages + i, run, uint8_t{0});
-        for (uint64_t k = i; k < i + run; ++k) pages[k] &= 1;
-        i += run;
+      for (GuestAddr at = addr; at < addr + count * kPageSize;) {
+        auto it = vmas_.find(at);
+        if (it == vmas_.end()) return Errno(ENOMEM);
+        at = it->second.end;
       }
+      residency_locked(addr, std::span(pages, count));
     }
     TRY(copy_out(vector, pages, count).result());
     addr += count * kPageSize;

@@ -207,6 +207,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // --- /proc.
   std::string maps_text() const;
   std::string smaps_text() const;
+  std::string smaps_rollup_text() const;
+  // /proc/PID/pagemap, an entry a page.
+  void read_pagemap(GuestAddr start, std::span<uint64_t> entries);
   MemoryUse usage() const;
   bool is_mapped(GuestAddr addr) const;
 
@@ -326,6 +329,14 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   std::string name_of_locked(const Vma& vma, const MappedFileInfo& info) const
       REQUIRES_SHARED(mappings_);
   void append_vdso_locked(std::string& text) const REQUIRES_SHARED(mappings_);
+  // What smaps shows of one mapping or of all.
+  struct SmapsBytes {
+    uint64_t own = 0, shared_clean = 0, shared_dirty = 0, locked = 0;
+  };
+  static SmapsBytes resident_of(const Vma& vma, const ResidentBytes& bytes);
+  static void append_resident(std::string& text, const SmapsBytes& sums);
+  // 1 for every page that is resident, as mincore(2); 0 also where nothing is mapped.
+  void residency_locked(GuestAddr start, std::span<uint8_t> pages) REQUIRES_SHARED(mappings_);
   ResidentBytes resident_locked(GuestAddr start, GuestAddr end) const REQUIRES_SHARED(mappings_);
 
   // memory_access.cc

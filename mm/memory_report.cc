@@ -37,6 +37,12 @@ void append_line(std::string& text, const Vma& vma, const MappedFileInfo& info,
   text.push_back('\n');
 }
 
+void append_field(std::string& text, const char* name, uint64_t bytes) {
+  char line[64];
+  std::snprintf(line, sizeof(line), "%-16s%8" PRIu64 " kB\n", name, bytes / 1024);
+  text += line;
+}
+
 }  // namespace
 
 std::string MemoryManager::name_of_locked(const Vma& vma, const MappedFileInfo& info) const {
@@ -90,6 +96,33 @@ ResidentBytes MemoryManager::resident_locked(GuestAddr start, GuestAddr end) con
   return bytes;
 }
 
+void MemoryManager::append_resident(std::string& text, const SmapsBytes& sums) {
+  uint64_t resident = sums.own + sums.shared_clean + sums.shared_dirty;
+  append_field(text, "Rss:", resident);
+  append_field(text, "Pss:", resident);
+  append_field(text, "Pss_Dirty:", sums.own);
+  append_field(text, "Shared_Clean:", sums.shared_clean);
+  append_field(text, "Shared_Dirty:", sums.shared_dirty);
+  append_field(text, "Private_Clean:", 0);
+  append_field(text, "Private_Dirty:", sums.own);
+  append_field(text, "Referenced:", resident);
+  append_field(text, "Anonymous:", sums.own);
+  for (const char* none :
+       {"KSM:", "LazyFree:", "AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:",
+        "Shared_Hugetlb:", "Private_Hugetlb:", "Swap:", "SwapPss:"})
+    append_field(text, none, 0);
+  append_field(text, "Locked:", sums.locked);
+}
+
+MemoryManager::SmapsBytes MemoryManager::resident_of(const Vma& vma, const ResidentBytes& bytes) {
+  uint64_t others = bytes.shared + bytes.host_file;
+  SmapsBytes sums;
+  sums.own = bytes.own;
+  (vma.is_shared() ? sums.shared_dirty : sums.shared_clean) = others;
+  if (vma.has(kVmaLocked)) sums.locked = bytes.all();
+  return sums;
+}
+
 std::string MemoryManager::smaps_text() const {
   std::string text;
   ReadLock lock(mappings_);
@@ -97,37 +130,10 @@ std::string MemoryManager::smaps_text() const {
     MappedFileInfo info = vma.file ? vma.file->info() : MappedFileInfo{};
     append_line(text, vma, info, name_of_locked(vma, info));
     ResidentBytes bytes = resident_locked(vma.start, vma.end);
-    uint64_t resident = bytes.all() / 1024;
-    uint64_t own = bytes.own / 1024;
-    uint64_t shared = resident - own;
-    uint64_t locked = vma.has(kVmaLocked) ? resident : 0;
-    auto field = [&text](const char* name, uint64_t kilobytes) {
-      char line[64];
-      std::snprintf(line, sizeof(line), "%-16s%8" PRIu64 " kB\n", name, kilobytes);
-      text += line;
-    };
-    field("Size:", vma.length() / 1024);
-    field("KernelPageSize:", kPageSize / 1024);
-    field("MMUPageSize:", kPageSize / 1024);
-    field("Rss:", resident);
-    field("Pss:", resident);
-    field("Pss_Dirty:", own);
-    field("Shared_Clean:", vma.is_shared() ? 0 : shared);
-    field("Shared_Dirty:", vma.is_shared() ? shared : 0);
-    field("Private_Clean:", 0);
-    field("Private_Dirty:", own);
-    field("Referenced:", resident);
-    field("Anonymous:", own);
-    field("KSM:", 0);
-    field("LazyFree:", 0);
-    field("AnonHugePages:", 0);
-    field("ShmemPmdMapped:", 0);
-    field("FilePmdMapped:", 0);
-    field("Shared_Hugetlb:", 0);
-    field("Private_Hugetlb:", 0);
-    field("Swap:", 0);
-    field("SwapPss:", 0);
-    field("Locked:", locked);
+    append_field(text, "Size:", vma.length());
+    append_field(text, "KernelPageSize:", kPageSize);
+    append_field(text, "MMUPageSize:", kPageSize);
+    append_resident(text, resident_of(vma, bytes));
     text += "THPeligible:           0\nVmFlags:";
     const std::pair<bool, const char*> flags[] = {{(vma.prot & PROT_READ) != 0, " rd"},
                                                   {(vma.prot & PROT_WRITE) != 0, " wr"},
@@ -153,6 +159,44 @@ std::string MemoryManager::smaps_text() const {
     text += " \n";
   }
   return text;
+}
+
+std::string MemoryManager::smaps_rollup_text() const {
+  SmapsBytes sums;
+  Vma all;
+  {
+    ReadLock lock(mappings_);
+    if (vmas_.empty()) return "";
+    all.start = vmas_.begin()->second.start;
+    for (const auto& [start, vma] : vmas_) {
+      all.end = vma.end;
+      SmapsBytes one = resident_of(vma, resident_locked(vma.start, vma.end));
+      sums.own += one.own;
+      sums.shared_clean += one.shared_clean;
+      sums.shared_dirty += one.shared_dirty;
+      sums.locked += one.locked;
+    }
+  }
+  std::string text;
+  append_line(text, all, {}, "[rollup]");
+  append_resident(text, sums);
+  return text;
+}
+
+// Present or not, and whether of a file or shared. Page frame numbers are nobody's business.
+void MemoryManager::read_pagemap(GuestAddr start, std::span<uint64_t> entries) {
+  constexpr uint64_t kPresent = uint64_t{1} << 63;
+  constexpr uint64_t kFileOrShared = uint64_t{1} << 61;
+  std::vector<uint8_t> pages(entries.size());
+  ReadLock lock(mappings_);
+  residency_locked(start, pages);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    entries[i] = 0;
+    if (pages[i] == 0) continue;
+    auto pma = pmas_.find(start + i * kPageSize);
+    bool own = pma != pmas_.end() && pma->second.kind == Pma::Kind::kPrivate;
+    entries[i] = kPresent | (own ? 0 : kFileOrShared);
+  }
 }
 
 MemoryUse MemoryManager::usage() const {

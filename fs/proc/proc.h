@@ -12,6 +12,7 @@
 namespace caisson {
 
 class Kernel;
+class MemoryManager;
 class Task;
 
 // To be mounted on /proc. `kernel` outlives the mount.
@@ -19,6 +20,9 @@ Ref<Mount> make_proc_mount(Kernel& kernel);
 
 // proc_task.cc: the directory of a process (thread = false) or of one of its threads.
 Ref<Inode> make_task_directory(const ProcPlace& place, Task& task, bool thread);
+// proc_pagemap.cc. `open_memory`: the process' address space, if the caller may see it.
+using OpenMemory = std::function<Result<RefOrNull<MemoryManager>>(const Caller&)>;
+Ref<Inode> make_pagemap(const ProcPlace& place, OpenMemory open_memory);
 // proc_status.cc
 std::string status_text(Task& task);
 std::string stat_text(Task& task, bool thread);

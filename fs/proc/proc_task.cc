@@ -104,6 +104,10 @@ std::string smaps(Task& task) {
   RefOrNull<MemoryManager> mm = task.mm_ref();
   return mm ? mm->smaps_text() : "";
 }
+std::string smaps_rollup(Task& task) {
+  RefOrNull<MemoryManager> mm = task.mm_ref();
+  return mm ? mm->smaps_rollup_text() : "";
+}
 std::string comm(Task& task) { return task.name() + "\n"; }
 std::string wchan(Task& task) { return task.wait_name(); }
 std::string process_stat(Task& task) { return stat_text(task, false); }
@@ -307,6 +311,14 @@ Ref<Inode> oom_score_adj_file(const ProcPlace& place, TaskOf task) {
       });
 }
 
+Ref<Inode> pagemap(const ProcPlace& place, TaskOf task) {
+  return make_pagemap(place, [task](const Caller& caller) -> Result<RefOrNull<MemoryManager>> {
+    Ref<Task> found = TRY(task.get());
+    if (!may_access(caller, *found)) return Errno(EACCES);
+    return found->mm_ref();
+  });
+}
+
 struct TaskChild {
   std::string_view name;
   uint32_t type;
@@ -331,8 +343,10 @@ constexpr TaskChild kTaskChildren[] = {
     {"mounts", S_IFREG, text<mounts_text>},
     {"oom_score", S_IFREG, text<oom_score>},
     {"oom_score_adj", S_IFREG, oom_score_adj_file},
+    {"pagemap", S_IFREG, pagemap},
     {"root", S_IFLNK, link<root_directory>},
     {"smaps", S_IFREG, text<smaps, 0444, Guard::kAccess>},
+    {"smaps_rollup", S_IFREG, text<smaps_rollup, 0444, Guard::kAccess>},
     {"statm", S_IFREG, text<statm_text>},
     {"status", S_IFREG, text<status_text>},
     {"task", S_IFDIR, make_threads_directory, true},
