@@ -1,0 +1,133 @@
+// Guest code that makes host calls: by every way in, and from the stub's own instructions, where it
+// can see what they answer.
+#include "tests/hostile/hostile.h"
+
+namespace caisson::test {
+namespace {
+
+sigjmp_buf after_jump;
+volatile uint64_t faulting_rax;
+
+// Makes a call from the instructions at `site`. Its result comes from the fault that follows: the
+// code there goes on by registers that are null here.
+__attribute__((noinline)) int64_t call_from(uint64_t site, uint64_t a, uint64_t b, uint64_t c,
+                                            uint64_t d) {
+  static unsigned char stack[32768];
+  const stack_t alternate{stack, 0, sizeof stack};
+  sigaltstack(&alternate, nullptr);
+  struct sigaction action {
+  }, before{};
+  action.sa_sigaction = [](int, siginfo_t*, void* context) {
+    faulting_rax =
+        static_cast<uint64_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RAX]);
+    siglongjmp(after_jump, 1);
+  };
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigaction(SIGSEGV, &action, &before);
+  if (sigsetjmp(after_jump, 1) == 0) {
+    register uint64_t r10 __asm__("r10") = d;
+    __asm__ volatile(
+        "push %0\n xor %%ebx, %%ebx\n xor %%ebp, %%ebp\n xor %%r12d, %%r12d\n"
+        "xor %%r13d, %%r13d\n mov $1, %%r14d\n xor %%r15d, %%r15d\n ret"
+        :
+        : "a"(site), "D"(a), "S"(b), "d"(c), "r"(r10)
+        : "memory");
+  }
+  sigaction(SIGSEGV, &before, nullptr);
+  return static_cast<int64_t>(faulting_rax);
+}
+
+// Whether it is refused or not.
+__attribute__((noinline)) void try_to_write(volatile char* at) {
+  struct sigaction action {
+  }, before{};
+  action.sa_handler = [](int) { siglongjmp(after_jump, 1); };
+  sigaction(SIGSEGV, &action, &before);
+  if (sigsetjmp(after_jump, 1) == 0) at[0] = 'Y';
+  sigaction(SIGSEGV, &before, nullptr);
+}
+
+// The mapper acknowledges by pwrite64 to a descriptor that it shares with this thread. From the
+// mapper's own instructions, as from anywhere, the call is the guest's and finds no such file.
+TEST_F(Hostile, AcknowledgementsCannotBeForged) {
+  static const uint64_t forged = ~uint64_t{0} >> 1;
+  const std::vector<uint64_t> sites = sites_of(stub_, SYS_pwrite64);
+  EXPECT_GE(sites.size(), 2u);
+  for (uint64_t site : sites) {
+    for (uint64_t fd = 3; fd < 256; ++fd) {
+      if (fcntl(static_cast<int>(fd), F_GETFD) >= 0) continue;
+      EXPECT_EQ(call_from(site, fd, reinterpret_cast<uint64_t>(&forged), 8, fd % 2 * 8), -EBADF)
+          << fd;
+    }
+  }
+}
+
+// Guest code may make the stub's own mprotect. It opens nothing that the kernel gave for reading.
+TEST_F(Hostile, MemoryForReadingCannotBeOpened) {
+  const std::vector<uint64_t> sites = sites_of(stub_, SYS_mprotect);
+  if (sites.empty()) GTEST_SKIP() << "stub threads don't protect memory";
+  // It works on what is the guest's own to write.
+  auto* own = static_cast<volatile char*>(
+      mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(const_cast<char*>(own), MAP_FAILED);
+  int opened = 0;
+  for (uint64_t site : sites)
+    if (call_from(site, reinterpret_cast<uint64_t>(own), 4096, PROT_READ | PROT_WRITE, 0) == 0)
+      ++opened;
+  EXPECT_GE(opened, 1);
+  try_to_write(own);
+  EXPECT_EQ(own[0], 'Y');
+
+  int file = memfd_create("target", 0);
+  ASSERT_EQ(pwrite(file, "original", 8, 0), 8);
+  ASSERT_EQ(ftruncate(file, 4096), 0);
+  int reader = open(("/proc/self/fd/" + std::to_string(file)).c_str(), O_RDONLY);
+  ASSERT_GE(reader, 0);
+  int program = open("/proc/self/exe", O_RDONLY);
+  ASSERT_GE(program, 0);
+  struct Target {
+    const char* name;
+    int fd;
+    int flags;
+  };
+  for (const Target& target : {Target{"a file opened for reading, shared", reader, MAP_SHARED},
+                               Target{"the same, private", reader, MAP_PRIVATE},
+                               Target{"a program, private", program, MAP_PRIVATE},
+                               Target{"a program, shared", program, MAP_SHARED}}) {
+    char before[8];
+    ASSERT_EQ(pread(target.fd, before, 8, 0), 8);
+    for (bool touched : {false, true}) {
+      auto* at =
+          static_cast<volatile char*>(mmap(nullptr, 4096, PROT_READ, target.flags, target.fd, 0));
+      ASSERT_NE(const_cast<char*>(at), MAP_FAILED);
+      if (touched) {
+        EXPECT_EQ(at[0], before[0]);
+      }
+      const auto address = reinterpret_cast<uint64_t>(at);
+      for (uint64_t site : sites) {
+        int64_t result = call_from(site, address, 4096, PROT_READ | PROT_WRITE, 0);
+        EXPECT_TRUE(result == 0 || result == -EACCES) << target.name << ": " << result;
+        pid_t pid = fork();
+        ASSERT_GE(pid, 0);
+        if (pid == 0) {
+          at[0] = 'X';  // may be refused, by a fault
+          _exit(0);
+        }
+        ASSERT_EQ(waitpid(pid, nullptr, 0), pid);
+        char after[8];
+        ASSERT_EQ(pread(target.fd, after, 8, 0), 8);
+        EXPECT_EQ(memcmp(before, after, 8), 0) << target.name;
+        try_to_write(at);
+        ASSERT_EQ(pread(target.fd, after, 8, 0), 8);
+        EXPECT_EQ(memcmp(before, after, 8), 0) << target.name;
+      }
+      munmap(const_cast<char*>(at), 4096);
+    }
+  }
+  close(file);
+  close(reader);
+  close(program);
+}
+
+}  // namespace
+}  // namespace caisson::test
