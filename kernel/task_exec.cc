@@ -1,5 +1,6 @@
 #include "kernel/task_exec.h"
 
+#include <optional>
 #include <utility>
 
 #include "kernel/current_task.h"
@@ -32,8 +33,7 @@ Result<ExecImage, LoadError> load_image(Kernel& kernel, const Caller& caller, co
   Result<Ref<OpenedExecutable>> opened = OpenedExecutable::open(caller, place);
   if (!opened.ok()) return LoadError{opened.error(), false};
   Ref<OpenedExecutable> file = opened.value();
-  ExecCredentials credentials =
-      credentials_for_exec(caller.credentials.data(), file->privileges(no_new_privileges));
+  std::optional<ExecCredentials> credentials;
   CallerProgramOpener opener(caller);
   ProgramRequest program{
       .file = file,
@@ -42,21 +42,29 @@ Result<ExecImage, LoadError> load_image(Kernel& kernel, const Caller& caller, co
       .environment = std::move(request.environment),
       .opener = opener,
       .limits = memory_limits_of(limits),
-      .uid = credentials.data.ruid,
-      .euid = credentials.data.euid,
-      .gid = credentials.data.rgid,
-      .egid = credentials.data.egid,
-      .secure = credentials.secure,
+      .choose_ids =
+          [&](ProgramRequest& request) {
+            // All files of the loader are ours.
+            auto& program = static_cast<OpenedExecutable&>(*request.file);
+            credentials = credentials_for_exec(caller.credentials.data(),
+                                               program.privileges(no_new_privileges));
+            request.uid = credentials->data.ruid;
+            request.euid = credentials->data.euid;
+            request.gid = credentials->data.rgid;
+            request.egid = credentials->data.egid;
+            request.secure = credentials->secure;
+          },
       .randomize = (personality & kAddrNoRandomize) == 0,
   };
   Result<LoadedProgram, LoadError> loaded =
       load_program(kernel.platform(), kernel.memory(), std::move(program));
   if (!loaded.ok()) return loaded.error();
-  bool is_dumpable = !credentials.ids_changed && file->is_readable_by(caller.credentials);
-  // A script's executable is its interpreter. All files of the loader are ours.
+  // A script's executable is its interpreter.
   auto& executable = static_cast<OpenedExecutable&>(*loaded.value().file);
+  bool is_dumpable = !credentials->ids_changed && executable.is_readable_by(caller.credentials);
   std::string path = executable.file().path().dentry->name();
-  return ExecImage{std::move(loaded).value(), std::move(credentials), std::move(path), is_dumpable};
+  return ExecImage{std::move(loaded).value(), *std::move(credentials), std::move(path),
+                   is_dumpable};
 }
 
 void install_image(Task& task, ExecImage image) {

@@ -1,5 +1,6 @@
 #include "loader/loader.h"
 
+#include <cpuid.h>
 #include <elf.h>
 
 #include <algorithm>
@@ -73,6 +74,13 @@ Result<void> resolve_scripts(ProgramRequest& request) {
   }
 }
 
+// As Linux: what cpuid says of the first features. A static libc hides the value of its own vector.
+uint64_t hardware_capabilities() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  __get_cpuid(1, &a, &b, &c, &d);
+  return d;
+}
+
 std::vector<std::pair<uint64_t, uint64_t>> build_auxv(const platform::Platform& platform,
                                                       const ProgramRequest& request,
                                                       const ElfFile& elf, const MappedElf& program,
@@ -81,7 +89,7 @@ std::vector<std::pair<uint64_t, uint64_t>> build_auxv(const platform::Platform& 
   auto add = [&auxv](uint64_t type, uint64_t value) { auxv.emplace_back(type, value); };
   if (platform.vdso_address() != 0) add(AT_SYSINFO_EHDR, platform.vdso_address());
   add(AT_MINSIGSTKSZ, host::auxiliary_value(AT_MINSIGSTKSZ));
-  add(AT_HWCAP, host::auxiliary_value(AT_HWCAP));
+  add(AT_HWCAP, hardware_capabilities());
   add(AT_PAGESZ, kPageSize);
   add(AT_CLKTCK, 100);
   add(AT_PHDR, program.segment_table);
@@ -113,6 +121,7 @@ Result<Program> read_program(ProgramRequest& request) {
   if (request.arguments.empty()) request.arguments.emplace_back();
   TRY(check_argument_space(request));
   TRY(resolve_scripts(request));
+  if (request.choose_ids) request.choose_ids(request);
   Program program{TRY(read_elf_program(request.file)), std::nullopt};
   if (!program.elf.interpreter) return program;
   Ref<ExecutableFile> file = TRY(open_interpreter(request.opener, *program.elf.interpreter));

@@ -7,6 +7,7 @@
 // SIGSEGV instead of seeing an errno.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct ProgramRequest {
   std::vector<std::string> environment;
   ProgramOpener& opener;
   MemoryLimits limits;
+  // Asked once `file` is the program itself: set-id bits of scripts do not count. Sets the ids
+  // below.
+  std::function<void(ProgramRequest&)> choose_ids{};
   // For the auxiliary vector; ids as the guest sees them, after set-id bits were applied.
   uint32_t uid = 0, euid = 0, gid = 0, egid = 0;
   bool secure = false;        // AT_SECURE

@@ -29,10 +29,15 @@ StackImage build_stack(const StackContents& contents, GuestAddr top, bool random
   GuestAddr random = at -= kRandomBytes;
 
   StackImage image;
-  for (auto [type, value] : contents.auxv) image.auxv.insert(image.auxv.end(), {type, value});
   GuestAddr filename = top - 8 - (contents.filename.size() + 1);
-  image.auxv.insert(image.auxv.end(),
-                    {AT_RANDOM, random, AT_EXECFN, filename, AT_PLATFORM, platform, AT_NULL, 0});
+  // What lies on the stack goes where Linux has it among the rest.
+  for (auto [type, value] : contents.auxv) {
+    image.auxv.insert(image.auxv.end(), {type, value});
+    if (type == AT_SECURE) image.auxv.insert(image.auxv.end(), {AT_RANDOM, random});
+    if (type == AT_HWCAP2)
+      image.auxv.insert(image.auxv.end(), {AT_EXECFN, filename, AT_PLATFORM, platform});
+  }
+  image.auxv.insert(image.auxv.end(), {AT_NULL, 0});
   size_t words =
       1 + contents.arguments.size() + 1 + contents.environment.size() + 1 + image.auxv.size();
   image.stack_pointer = (at - words * sizeof(uint64_t)) & ~uint64_t{15};

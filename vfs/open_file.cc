@@ -46,7 +46,11 @@ Result<Ref<FileDescription>> finish_open(const Caller& caller, const Path& place
   Ref<FileDescription> file = TRY(inode.open(place, flags, caller));
   TRY(file->count_as_writer());
   if ((flags & O_TRUNC) != 0 && inode.is_regular() && !created) {
-    TRY(inode.truncate(0));
+    // Truncation is writing, even through a descriptor that only reads: ETXTBSY.
+    TRY(inode.add_writer());
+    Result<void> truncated = inode.truncate(0);
+    inode.remove_writer();
+    TRY(truncated);
   }
   return file;
 }
