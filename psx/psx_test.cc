@@ -466,7 +466,7 @@ TEST(Psx, ZombieLeaderBeforeProcOfAnotherPidNamespace) {
         own_namespaces(CLONE_NEWPID);
         const pid_t child = fork();
         if (child == 0) {
-          set_deadline_ms(1000);
+          set_deadline_ms(5000);
           start([](void*) -> void* {
             usleep(50000);  // time for the leader to end: its state has another's number here
             Crew crew(3);

@@ -145,7 +145,7 @@ void* comes_and_goes(void*) {
 }
 
 void threads_go(unsigned threads_to_go) {
-  set_deadline_ms(2000);
+  set_deadline_ms(patience_ms());
   const pthread_t churn[] = {start(comes_and_goes), start(comes_and_goes)};
   for (unsigned n = 1; gone < threads_to_go; n++) {
     REQUIRE(broadcast_mark(n).ok());
@@ -166,7 +166,7 @@ TEST(PsxRace, ThreadsExitMeanwhileWithoutGone) {
 // ---- a leader that has exited ------------------------------------------------------------------
 
 void* after_the_leader(void*) {
-  set_deadline_ms(1000);
+  set_deadline_ms(patience_ms());
   while (status_field(std::to_string(getpid()), "State").substr(0, 1) != "Z") usleep(100);
   Crew crew(3);
   for (unsigned n = 1; n <= 1000; n++) {
@@ -215,8 +215,9 @@ void somebody_is_deaf() {
     Crew crew(3);
     const pthread_t thread = start(deaf);
     while (deaf_tid == 0) usleep(100);
-    set_deadline_ms(300);
+    set_deadline_ms(500);
     const Outcome outcome = broadcast_mark(1);
+    set_deadline_ms(patience_ms());
     REQUIRE(outcome.error == ETIMEDOUT && outcome.r1 == UINTPTR_MAX);
     REQUIRE(crew.count_unlike(mark(1)) == 0);
     deaf_may_hear = true;
@@ -241,7 +242,7 @@ TEST(PsxRace, AllSignalsBlocked) {
   tid.pop_back();
   EXPECT_NE(report.errors.find("thread " + tid + " (deaf-thread, state "), std::string::npos)
       << report.errors;
-  EXPECT_NE(report.errors.find(") did not answer within 300 ms and has not made the call"),
+  EXPECT_NE(report.errors.find(") did not answer within 500 ms and has not made the call"),
             std::string::npos)
       << report.errors;
 }
@@ -318,7 +319,7 @@ void somebody_is_traced() {
       REQUIRE(tracer.obeys('s'));
       set_deadline_ms(100);
       REQUIRE(broadcast_mark(1).error == ETIMEDOUT);
-      set_deadline_ms(5000);
+      set_deadline_ms(patience_ms());
       REQUIRE(crew.count_unlike(mark(1)) == 0);
     }
     // Its tracer is dead, so it runs again.
@@ -386,11 +387,11 @@ void vfork_wait(bool ends) {
     const pthread_t waiting_thread = start(waits_in_vfork);
     while (vfork_tid == 0 || status_field(std::to_string(vfork_tid), "State")[0] != 'D')
       usleep(100);
-    set_deadline_ms(ends ? 5000 : 60);
+    set_deadline_ms(ends ? patience_ms() : 60);
     REQUIRE(broadcast_mark(1).error == (ends ? 0 : ETIMEDOUT));
     REQUIRE(crew.count_unlike(mark(1)) == 0);
     vfork_may_end = true;
-    set_deadline_ms(5000);
+    set_deadline_ms(patience_ms());
     // Late, the thread's answer to the call that was given up differs: it still has the mark
     // before.
     set_mismatch(ends ? Mismatch::kEndProcess : Mismatch::kWarn);
