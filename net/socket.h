@@ -18,6 +18,7 @@
 #include "base/ref.h"
 #include "base/result.h"
 #include "mm/user_buffer.h"
+#include "net/files_in_flight.h"
 #include "vfs/caller.h"
 #include "vfs/file_description.h"
 
@@ -54,7 +55,7 @@ struct Received {
   uint64_t count = 0;  // the call's result
   int flags = 0;       // MSG_TRUNC
   std::optional<abi::PeerCredentials> credentials;
-  std::vector<Ref<FileDescription>> files;
+  FilesInFlight files;
   SocketAddress from;
 };
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "net/unix/endpoint.h"
+#include "net/files_in_flight.h"
 #include "vfs/fd_table.h"
 
 namespace caisson {
@@ -154,8 +154,7 @@ Result<ControlWritten> copy_out_control(CurrentTask& task, GuestAddr control, ui
                    std::as_bytes(std::span(&*received.credentials, size_t{1}))));
   }
   if (received.files.empty()) return writer.done();
-  FilesInFlight left(std::exchange(received.files, {}));  // those without room are released
-  std::vector<Ref<FileDescription>> files = left.copy();
+  const std::vector<Ref<FileDescription>>& files = received.files.files();
   std::vector<int32_t> numbers;
   const uint64_t fit = writer.room_for_data() / sizeof(int32_t);
   for (const Ref<FileDescription>& file : files) {
@@ -164,8 +163,8 @@ Result<ControlWritten> copy_out_control(CurrentTask& task, GuestAddr control, ui
     if (!number.ok()) break;
     numbers.push_back(number.value());
   }
-  files.clear();
-  if (numbers.size() < left.copy().size()) writer.set_truncated();
+  if (numbers.size() < files.size()) writer.set_truncated();
+  received.files = {};  // those without room are released
   if (!numbers.empty()) TRY(writer.put(SCM_RIGHTS, std::as_bytes(std::span(numbers))));
   return writer.done();
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "net/unix/names.h"
-#include "vfs/flat_release.h"
 
 namespace caisson {
 
@@ -19,27 +18,7 @@ constexpr size_t kOverhead = 512;        // what a message costs besides its byt
 constexpr size_t kMaxPiece = 64 * 1024;  // of a stream
 constexpr size_t kMaxDatagrams = 10;     // net.unix.max_dgram_qlen
 
-std::atomic<uint64_t> files_in_flight{0};
-
 }  // namespace
-
-FilesInFlight::FilesInFlight(std::vector<Ref<FileDescription>> files) : files_(std::move(files)) {
-  files_in_flight.fetch_add(files_.size());
-}
-FilesInFlight& FilesInFlight::operator=(FilesInFlight&& other) noexcept {
-  std::swap(files_, other.files_);
-  return *this;
-}
-FilesInFlight::~FilesInFlight() {
-  files_in_flight.fetch_sub(files_.size());
-  for (Ref<FileDescription>& file : files_)
-    release_flat<FileDescription>(std::move(file).or_null());
-}
-std::vector<Ref<FileDescription>> FilesInFlight::take() {
-  files_in_flight.fetch_sub(files_.size());
-  return std::exchange(files_, {});
-}
-uint64_t FilesInFlight::count() { return files_in_flight.load(); }
 
 UnixEndpoint::~UnixEndpoint() = default;
 
@@ -410,6 +389,33 @@ int UnixEndpoint::take_error() {
 bool UnixEndpoint::is_listening() const {
   MutexLock lock(mu_);
   return state_ == State::kListening;
+}
+
+std::vector<const FileDescription*> UnixEndpoint::sockets_in_queue() const {
+  std::vector<const FileDescription*> found;
+  std::deque<Ref<UnixEndpoint>> connections;
+  {
+    MutexLock lock(mu_);
+    for (const Message& message : received_) {
+      for (const Ref<FileDescription>& file : message.files.files())
+        if (file->inode().type() == S_IFSOCK) found.push_back(file.get());
+    }
+    connections = backlog_;
+  }
+  for (const Ref<UnixEndpoint>& connection : connections) {
+    auto more = connection->sockets_in_queue();
+    found.insert(found.end(), more.begin(), more.end());
+  }
+  return found;
+}
+
+void UnixEndpoint::drop_queue() {
+  Queue unread;
+  {
+    MutexLock lock(mu_);
+    unread = std::exchange(received_, {});
+  }
+  consumed(unread);
 }
 
 const Inode* UnixEndpoint::bound_inode() const {

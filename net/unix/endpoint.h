@@ -16,6 +16,7 @@
 #include <optional>
 
 #include "base/mutex.h"
+#include "net/files_in_flight.h"
 #include "net/socket.h"
 #include "vfs/path.h"
 
@@ -23,25 +24,6 @@ namespace caisson {
 
 // Connections and shutdown states between endpoints.
 extern Mutex<LockRank::kInode> unix_state_mu;
-
-// Descriptors under way (SCM_RIGHTS). Released without recursion: sockets may be sent through
-// sockets that are sent through sockets.
-class FilesInFlight {
- public:
-  FilesInFlight() = default;
-  explicit FilesInFlight(std::vector<Ref<FileDescription>> files);
-  FilesInFlight(FilesInFlight&& other) noexcept = default;
-  FilesInFlight& operator=(FilesInFlight&& other) noexcept;
-  ~FilesInFlight();
-  bool empty() const { return files_.empty(); }
-  std::vector<Ref<FileDescription>> copy() const { return files_; }
-  std::vector<Ref<FileDescription>> take();
-  // How many are under way in the whole sandbox.
-  static uint64_t count();
-
- private:
-  std::vector<Ref<FileDescription>> files_;
-};
 
 class UnixEndpoint final : public SocketPeer {
  public:
@@ -82,6 +64,10 @@ class UnixEndpoint final : public SocketPeer {
   void set_passes_credentials(bool on) { passes_credentials_.store(on); }
   void set_send_size(uint32_t size) { send_size_.store(size); }
   Result<uint64_t> bytes_readable() const EXCLUDES(mu_);
+  // The sockets among the files in messages that wait here or in connections nobody has accepted.
+  std::vector<const FileDescription*> sockets_in_queue() const EXCLUDES(mu_);
+  // Drops what waits here: nobody will ever read it.
+  void drop_queue() EXCLUDES(mu_);
   uint64_t bytes_unread_by_peer() const { return charged_.load(); }
 
  private:

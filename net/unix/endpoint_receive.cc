@@ -60,7 +60,8 @@ Result<Received> UnixEndpoint::receive_stream(UserBuffer& to, int flags, bool pa
       }
       result.count += moved.value();
       const bool has_files = !message.files.empty();
-      if (has_files) result.files = peek ? message.files.copy() : message.files.take();
+      if (has_files)
+        result.files = peek ? FilesInFlight(message.files.files()) : std::move(message.files);
       const bool whole = begin + moved.value() == message.end;
       skip = 0;
       if (peek) {
@@ -105,7 +106,7 @@ Result<Received> UnixEndpoint::receive_packet(UserBuffer& to, int flags, bool pa
     if (wanted < length) result.flags |= MSG_TRUNC;
     result.count = (flags & MSG_TRUNC) != 0 ? length : wanted;
     if (passes_credentials) result.credentials = message.credentials.value_or(kNobody);
-    result.files = peek ? message.files.copy() : message.files.take();
+    result.files = peek ? FilesInFlight(message.files.files()) : std::move(message.files);
     if (!peek) {
       done.push_back(std::move(message));
       received_.pop_front();

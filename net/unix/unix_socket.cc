@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "kernel/current_task.h"
+#include "net/unix/garbage.h"
 #include "net/unix/names.h"
 #include "vfs/path_calls.h"
 #include "vfs/path_walk.h"
@@ -121,7 +122,10 @@ Result<SocketAddress> UnixSocket::peer_address() {
 
 Result<size_t> UnixSocket::send(SendRequest& request) {
   if (passes_credentials() && endpoint_->name().length == 0) TRY(UnixNames::bind_any(*endpoint_));
-  return endpoint_->send(request, passes_credentials());
+  const bool has_files = !request.files.empty();
+  Result<size_t> sent = endpoint_->send(request, passes_credentials());
+  if (has_files && sent.ok()) UnixGarbage::collect_if_due();
+  return sent;
 }
 
 Result<Received> UnixSocket::receive(UserBuffer& to, int flags) {

@@ -33,6 +33,8 @@ class UnixSocket final : public Socket {
   Result<void> set_option(int name, std::span<const std::byte> value,
                           const Credentials& credentials) override;
 
+  UnixEndpoint& endpoint() const { return *endpoint_; }
+
   EventMask readiness(EventMask mask) override { return endpoint_->readiness(mask); }
   void add_waiter(WaitEntry& entry) override { endpoint_->add_waiter(entry); }
   void remove_waiter(WaitEntry& entry) override { endpoint_->remove_waiter(entry); }

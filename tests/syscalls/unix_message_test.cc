@@ -224,6 +224,58 @@ TEST(UnixRights, ChainsOfSocketsEnd) {
   EXPECT_TRUE(is_open(must_pair(SOCK_STREAM).a.get()));
 }
 
+// Two sockets that lie in each other's queues, with `more` beside them.
+void make_cycle(int more) {
+  Pair pair = must_pair(SOCK_STREAM);
+  EXPECT_THAT(send_fds(pair.a.get(), {pair.a.get(), more}), SucceedsWith(1));
+  EXPECT_THAT(send_fds(pair.b.get(), {pair.b.get()}), SucceedsWith(1));
+}
+
+// Nobody can ever read them again: what they hold is let go, sooner or later.
+TEST(UnixRights, CyclesAreCollected) {
+  Pipe pipe = must_pipe();
+  fcntl(pipe.read_end.get(), F_SETFL, O_NONBLOCK);
+  make_cycle(pipe.write_end.get());
+  pipe.write_end.reset();
+  char byte;
+  ssize_t got = -1;
+  for (int i = 0; i < 2000 && got != 0; ++i) {
+    make_cycle(0);
+    must_pair(SOCK_STREAM);  // Linux looks when a socket closes
+    got = read(pipe.read_end.get(), &byte, 1);
+  }
+  EXPECT_EQ(got, 0);
+}
+
+// What somebody still has, or lies where somebody can read it, stays.
+TEST(UnixRights, CyclesThatAreInUseStay) {
+  Pair outer = must_pair(SOCK_DGRAM);
+  Pair inner = must_pair(SOCK_STREAM);
+  ASSERT_THAT(write(inner.a.get(), "kept", 4), SucceedsWith(4));
+  // `inner.b` lies in the queue of `inner.a`, which lies where `outer.b` can read it.
+  ASSERT_THAT(send_fds(inner.b.get(), {inner.b.get()}), SucceedsWith(1));
+  ASSERT_THAT(send_fds(outer.a.get(), {inner.a.get()}), SucceedsWith(1));
+  inner = {};
+  for (int i = 0; i < 300; ++i) {
+    make_cycle(0);
+    must_pair(SOCK_STREAM);
+  }
+  auto receive = [](int from) {
+    char byte;
+    Message message(&byte, 1);
+    message.make_room();
+    EXPECT_THAT(recvmsg(from, &message.header, 0), SucceedsWith(1));
+    auto fds = message.get<int>(SCM_RIGHTS);
+    EXPECT_EQ(fds.size(), 1u);
+    return UniqueFd(fds.empty() ? -1 : fds[0]);
+  };
+  UniqueFd a = receive(outer.b.get());
+  UniqueFd b = receive(a.get());
+  char text[8] = {};
+  EXPECT_THAT(read(b.get(), text, 8), SucceedsWith(4));
+  EXPECT_STREQ(text, "kept");
+}
+
 // ---- Credentials.
 
 TEST(UnixCredentials, ComeWhenAskedFor) {
