@@ -21,8 +21,8 @@ namespace caisson::psx {
 // UINTPTR_MAX and error is an errno(3) value. Beside the call's own errors: EINVAL (a call that
 // makes no sense on all threads, see refused.h), ETIMEDOUT (a thread did not answer before the
 // deadline; a line on standard error names it), ENOENT or the like (no usable /proc), ENOMEM,
-// EAGAIN (RLIMIT_SIGPENDING leaves no room for a signal). After ETIMEDOUT, ENOMEM and EAGAIN some
-// threads have made the call and some have not: a program that drops privileges must not go on.
+// EAGAIN (RLIMIT_SIGPENDING leaves no room for a signal). After all of these but EINVAL some
+// threads may have made the call and some not: a program that drops privileges must not go on.
 struct Outcome {
   uintptr_t r1;
   uintptr_t r2;

@@ -37,9 +37,9 @@ def problems(pid, wanted):
 
 
 def main():
-    launcher = subprocess.Popen([sys.argv[1], "do", "--", "/bin/busybox", "sleep", "60"], stdin=subprocess.DEVNULL)
+    launcher = subprocess.Popen([sys.argv[1], "do", "--", "/bin/busybox", "sleep", "100"], stdin=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         kernels = stubs = []
         # Once a stub runs, the kernel process has all its threads and its filter.
         while len(stubs) < 2 and time.monotonic() < deadline:
