@@ -52,11 +52,9 @@ namespace {
 // never answer an interrupt and last until its deadline: many children at a time.
 TEST_F(Hostile, JumpsIntoStubTextAtEveryByte) {
   constexpr size_t kAtOnce = 512;
-  for (uint64_t seed : {7, 1000}) {
-    for (uint32_t offset = 0; offset < stub_.text_size; ++offset) {
-      start([&] { jump_wild(stub_.text + offset, offset * 31 + seed, stub_.slot); });
-      if (children_.size() == kAtOnce) finish_all(20);
-    }
+  for (uint32_t offset = 0; offset < stub_.text_size; ++offset) {
+    start([&] { jump_wild(stub_.text + offset, offset * 31 + 7, stub_.slot); });
+    if (children_.size() == kAtOnce) finish_all(20);
   }
   finish_all(20);
 }
