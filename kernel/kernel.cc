@@ -161,7 +161,8 @@ void Kernel::wait_for_event(uint32_t seen, uint64_t limit_ns) {
 }
 
 void Kernel::task_gone() {
-  finish_events_.fetch_add(1, std::memory_order_release);
+  finish_events_.fetch_add(1);
+  if (!is_finishing_.load()) return;
   host::raw_syscall(SYS_futex, host::raw_arg(&finish_events_), FUTEX_WAKE_PRIVATE, INT32_MAX)
       .ignore();
 }
@@ -176,6 +177,7 @@ int Kernel::wait_finished() {
 
 void Kernel::program_ended(int wait_status) {
   program_status_.store(wait_status, std::memory_order_release);
+  is_finishing_.store(true);
   task_gone();
 }
 
@@ -191,6 +193,7 @@ void Kernel::kill_everyone() {
 
 void Kernel::shutdown() {
   if (run_queue_.is_closed()) return;
+  is_finishing_.store(true);
   if (!workers_.empty()) {
     auto only_init_is_left = [this] {
       MutexLock tree(task_tree_mu);

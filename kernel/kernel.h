@@ -131,6 +131,7 @@ class Kernel {
   // For wait_finished() and shutdown(), whose threads are not workers: a host futex that counts
   // ends.
   std::atomic<uint32_t> finish_events_{0};
+  std::atomic<bool> is_finishing_{false};  // somebody waits for the ends of tasks
   std::atomic<int> program_status_{-1};
 };
 

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "host/raw_syscall.h"
@@ -84,11 +85,10 @@ void SystrapContext::attach(RefOrNull<platform::AddressSpace> space) {
     read_vector_state(vector_);
   }
   vector_dirty_ = true;
-  StubThread* thread = thread_.load();
-  if (thread != nullptr && call_count_ != 0)
-    space_->process().take_back_calls(*thread, std::span(calls_, call_count_));
+  give_back_protects();
   call_count_ = 0;
   release_thread();
+  is_fresh_ = true;
   RefOrNull<SystrapAddressSpace> old = std::move(space_);
   space_ = RefOrNull<SystrapAddressSpace>::adopt(static_cast<SystrapAddressSpace*>(space.leak()));
   if (!space_) return;
@@ -180,9 +180,20 @@ void SystrapContext::write_frame(StubThread& thread) {
   slot.resume = anew ? SLOT_RESUME_ANEW : SLOT_RESUME_BY_FRAME;
 }
 
-void SystrapContext::go() {
+// The thread will not make its calls soon: the mapper shall.
+void SystrapContext::give_back_protects() {
+  StubThread* thread = thread_.load();
+  if (thread == nullptr || call_count_ == 0) return;
+  space_->process().take_back_calls(*thread, std::span(calls_, call_count_));
+  auto* end = std::remove_if(calls_, calls_ + call_count_,
+                             [](const CallerCall& call) { return call.kind == CALL_PROTECT; });
+  call_count_ = static_cast<uint32_t>(end - calls_);
+}
+
+void SystrapContext::go(bool wake) {
   // Not while the vector state is fetched: the task needs it before it can act on the interrupt.
   if (!fetching_ && interrupt_requested_.exchange(false)) {
+    give_back_protects();
     post(EventKind::kInterrupt);
     return;
   }
@@ -209,13 +220,14 @@ void SystrapContext::go() {
     write_frame(thread);
   }
   thread.context = this;
+  is_fresh_ = false;
   workers.add_running(thread);
   // The old request must be out of the slot before a worker may take what it finds there for a new
   // one; a request that comes before the phase is set is seen by this worker's next look.
   uint32_t before = slot.state.exchange(SLOT_STATE_RUN);
   uint64_t word = thread.start_generation(Phase::kGuest);
   // From here on this context may be somebody else's; the thread and its process stay.
-  if (before != SLOT_STATE_REQUEST)
+  if (wake && before != SLOT_STATE_REQUEST)
     host::raw_syscall(SYS_futex, host::raw_arg(&slot.state), FUTEX_WAKE, 1).ignore();
   if (thread.interrupt_flag.exchange(false)) process->interrupt_thread(thread, word);
   // kill() may have looked at this thread before it was the guest's.
@@ -398,6 +410,7 @@ void SystrapContext::read_event(StubThread& thread) {
   interrupt_requested_.store(false);
   thread.interrupt_flag.store(false);
   if ((thread.slot().calls.load() & CALLS_COUNT_MASK) == 0) call_count_ = 0;
+  give_back_protects();
   uint32_t entry = thread.slot().entry;
   bool keep = fetching_ || entry == SLOT_ENTRY_GATE_BROKEN;
   if (entry == SLOT_ENTRY_GATE && !fetching_) {

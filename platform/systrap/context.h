@@ -39,8 +39,12 @@ class SystrapContext : public platform::Context {
   // The StubProcess has found a thread.
   void set_thread(StubThread* thread) { thread_.store(thread); }
   StubThread* thread() const { return thread_.load(); }
-  // Hands the thread over. Precondition: the process is quiet and there is a thread.
-  void go();
+  // Hands the thread over. Precondition: there is a thread and the process is quiet, or somebody
+  // else wakes the thread when it is (`wake` is false).
+  void go(bool wake = true);
+  // Its thread has not run since attach(): it sleeps, and nothing is mapped that it could have
+  // used.
+  bool is_fresh() const { return is_fresh_; }
   // Reads what the stub says, once. Precondition: the thread was claimed. Sets event(); a broken
   // protocol gives kDied.
   void read_event(StubThread& thread);
@@ -58,6 +62,7 @@ class SystrapContext : public platform::Context {
   void write_frame(StubThread& thread);
   void write_gate(StubThread& thread);
   void release_thread();
+  void give_back_protects();
   void apply_scheduling(StubThread& thread) EXCLUDES(scheduling_mu_);
 
   Systrap& systrap_;
@@ -71,6 +76,7 @@ class SystrapContext : public platform::Context {
   // Kept until the thread has made them all: an interrupt may have come first.
   CallerCall calls_[CALLS_MAX];
   uint32_t call_count_ = 0;
+  bool is_fresh_ = false;
   bool fetching_ = false;
   bool vector_dirty_ = true;       // vector_ is newer than what the thread has
   std::vector<std::byte> vector_;  // sized when first needed; empty and dirty: the initial state

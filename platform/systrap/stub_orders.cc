@@ -18,10 +18,14 @@ using host::raw_syscall;
 
 constexpr uint64_t kOrderDeadlineNs = 20'000'000'000u;
 
-// What one worker does between two resumes is a turn: orders of the turn are the resumed task's
-// own.
+// Orders are posted together, at the latest when there are this many.
+constexpr size_t kBatch = 16;
+
+// What one worker does for one task is a turn: orders of the turn are that task's own.
 std::atomic<uint64_t> next_turn{1};
 thread_local uint64_t turn = 0;
+// Where this worker has left orders unposted in this turn.
+thread_local std::vector<Ref<StubProcess>> unposted;
 
 // The orders of a stub have made no progress for a whole deadline.
 class OrderDeadline : public host::DeadlineTarget {
@@ -74,6 +78,10 @@ void StubProcess::queue_locked(Pending pending) {
   outstanding_.fetch_add(1);
   if (pending.order.nr == SYS_mprotect) ++pending_protects_;
   pending_.push_back(std::move(pending));
+  if (Workers::is_worker() &&
+      std::none_of(unposted.begin(), unposted.end(),
+                   [this](const Ref<StubProcess>& process) { return process.get() == this; }))
+    unposted.emplace_back(*this);
 }
 
 void StubProcess::map(const platform::MapOrder& order) {
@@ -94,8 +102,9 @@ void StubProcess::map(const platform::MapOrder& order) {
       0};
   MutexLock lock(mu_);
   mappings_.map(order.addr, order.addr + order.length, origin, order.offset, order.prot);
+  is_empty_ = false;
   queue_locked(std::move(pending));
-  pump_locked();
+  pump_full_batch_locked();
 }
 
 void StubProcess::unmap(uint64_t addr, uint64_t length) {
@@ -103,8 +112,9 @@ void StubProcess::unmap(uint64_t addr, uint64_t length) {
   pending.order = {SYS_munmap, {addr, length, 0, 0, 0, 0}, 0};
   MutexLock lock(mu_);
   mappings_.unmap(addr, addr + length);
+  is_empty_ = addr <= systrap_.min_user_address() && addr + length >= Systrap::kMaxUserAddress;
   queue_locked(std::move(pending));
-  pump_locked();
+  pump_full_batch_locked();
 }
 
 void StubProcess::protect(uint64_t addr, uint64_t length, int prot) {
@@ -113,17 +123,32 @@ void StubProcess::protect(uint64_t addr, uint64_t length, int prot) {
   MutexLock lock(mu_);
   mappings_.protect(addr, addr + length, prot);
   queue_locked(std::move(pending));
-  // Left for the thread of the task that asks, if nothing else comes.
-  if (length > STUB_GAP || pending_.size() > CALLS_MAX || pending_protects_ != pending_.size())
-    pump_locked();
+  pump_full_batch_locked();
+}
+
+// Orders wait for the end of the turn, so that the mapper is woken once. Who has no turns posts.
+void StubProcess::pump_full_batch_locked() {
+  if (pending_.size() >= kBatch || !Workers::is_worker()) pump_locked();
+}
+
+void StubProcess::end_turn() {
+  // Above the other workers' turns.
+  if (turn == 0) turn = next_turn.fetch_add(1) << 40;
+  ++turn;
+  // Posting may end a process, which may queue orders.
+  for (std::vector<Ref<StubProcess>> now; !unposted.empty();) {
+    now.swap(unposted);
+    for (Ref<StubProcess>& process : now) process->pump();
+    now.clear();
+  }
 }
 
 void StubProcess::defer(std::unique_ptr<platform::Deferred> work) {
   {
     MutexLock lock(mu_);
-    pump_locked();
     if (state_ != State::kGone && (acked_seq_ < queued_seq_ || state_ == State::kDying)) {
       deferred_.push_back({queued_seq_, std::move(work)});
+      orders_->ring.store(1);  // a worker looks for acknowledgements before it sleeps
       return;
     }
   }
@@ -182,6 +207,9 @@ void StubProcess::pump_locked() {
     posted = true;
   }
   if (!posted) return;
+  bool awaited = !held_.empty() || !deferred_.empty() || !pending_.empty() || clone_seq_ != 0 ||
+                 recycle_seq_ != 0;
+  orders_->ring.store(awaited ? 1 : 0);
   orders_->tail.store(static_cast<uint32_t>(posted_seq_));
   raw_syscall(SYS_futex, raw_arg(&orders_->tail), FUTEX_WAKE, 1).ignore();
   if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
@@ -192,9 +220,11 @@ void StubProcess::pump_locked() {
 bool StubProcess::give_calls_locked(SystrapContext& context) {
   StubThread* thread = context.thread();
   if (thread == nullptr || pending_.empty() || pending_protects_ != pending_.size() ||
-      posted_seq_ != acked_seq_ || !context.has_room_for_calls(pending_.size()) ||
-      std::any_of(pending_.begin(), pending_.end(),
-                  [](const Pending& next) { return next.turn != turn; }) ||
+      posted_seq_ != acked_seq_ || (!deferred_.empty() && deferred_.back().seq > posted_seq_) ||
+      !context.has_room_for_calls(pending_.size()) ||
+      std::any_of(
+          pending_.begin(), pending_.end(),
+          [](const Pending& next) { return next.turn != turn || next.order.args[1] > STUB_GAP; }) ||
       !calls_made_locked())
     return false;
   size_t count = pending_.size();
@@ -333,24 +363,37 @@ void StubProcess::process_acks() {
 }
 
 void StubProcess::hold(SystrapContext& context) {
+  bool by_mapper = false;
   {
-    if (turn == 0) turn = next_turn.fetch_add(1);
     MutexLock lock(mu_);
     if (state_ != State::kDying && state_ != State::kGone) {
-      if (!give_calls_locked(context)) pump_locked();
-      turn = next_turn.fetch_add(1);
-      if (context.thread() == nullptr || outstanding_.load() != 0) {
-        held_.push_back(&context);
-        context.held.store(true);
-        return;
+      if (give_calls_locked(context)) {
+        std::erase_if(unposted, [this](const Ref<StubProcess>& p) { return p.get() == this; });
+      } else if (context.is_fresh() && context.thread() != nullptr && state_ != State::kRecycling) {
+        // Its thread sleeps: the mapper wakes it when the orders before are carried out.
+        Pending wake;
+        wake.order = {
+            SYS_futex, {context.thread()->address() + SLOT_STATE, FUTEX_WAKE, 1, 0, 0, 0}, 0};
+        queue_locked(std::move(wake));
+        by_mapper = true;
+      } else {
+        pump_locked();
+        if (context.thread() == nullptr || outstanding_.load() != 0) {
+          held_.push_back(&context);
+          context.held.store(true);
+          orders_->ring.store(1);  // a worker looks for acknowledgements before it sleeps
+          return;
+        }
       }
     }
   }
   if (dead()) {
     context.post(platform::EventKind::kDied);
-  } else {
-    context.go();
+    return;
   }
+  Ref<StubProcess> keep(*this);
+  context.go(!by_mapper);
+  if (by_mapper) pump();
 }
 
 }  // namespace caisson::systrap

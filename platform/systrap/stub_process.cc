@@ -373,9 +373,11 @@ void StubProcess::recycle() {
   if (state_ == State::kDying || state_ == State::kGone) return;
   CHECK(held_.empty() && want_thread_.empty());
   mappings_.clear();
-  Pending all;
-  all.order = {SYS_munmap, {0, Systrap::kMaxUserAddress, 0, 0, 0, 0}, 0};
-  queue_locked(std::move(all));
+  if (!is_empty_ || queued_seq_ == acked_seq_) {
+    Pending all;
+    all.order = {SYS_munmap, {0, Systrap::kMaxUserAddress, 0, 0, 0, 0}, 0};
+    queue_locked(std::move(all));
+  }
   recycle_seq_ = queued_seq_;
   if (state_ == State::kReady) state_ = State::kRecycling;
   pump_locked();

@@ -93,6 +93,8 @@ class StubProcess : public RefCounted<StubProcess> {
   void take_back_calls(StubThread& thread, std::span<const CallerCall> calls) EXCLUDES(mu_);
   void process_acks() EXCLUDES(mu_);
   void pump() EXCLUDES(mu_);
+  // A worker has done with a task: what it has ordered is posted.
+  static void end_turn();
   void started(int32_t pid) EXCLUDES(mu_);
   void on_death(StubThread* thread) EXCLUDES(mu_);
   void order_deadline_passed(uint64_t seen) EXCLUDES(mu_);
@@ -119,6 +121,7 @@ class StubProcess : public RefCounted<StubProcess> {
   explicit StubProcess(Systrap& systrap) : systrap_(systrap) {}
   void queue_locked(Pending pending) REQUIRES(mu_);
   void pump_locked() REQUIRES(mu_);
+  void pump_full_batch_locked() REQUIRES(mu_);
   bool give_calls_locked(SystrapContext& context) REQUIRES(mu_);
   bool calls_made_locked() REQUIRES(mu_);
   void request_thread_locked() REQUIRES(mu_);
@@ -154,6 +157,7 @@ class StubProcess : public RefCounted<StubProcess> {
   UniqueFd mapper_pidfd_ GUARDED_BY(mu_);
   std::deque<Pending> pending_ GUARDED_BY(mu_);
   size_t pending_protects_ GUARDED_BY(mu_) = 0;
+  bool is_empty_ GUARDED_BY(mu_) = false;    // the last order of memory unmapped everything
   uint64_t callers_ GUARDED_BY(mu_) = 0;     // how often calls were given to a thread
   uint64_t queued_seq_ GUARDED_BY(mu_) = 0;  // orders queued so far
   uint64_t posted_seq_ GUARDED_BY(mu_) = 0;  // orders in the ring or done

@@ -17,6 +17,7 @@ namespace {
 
 // How long a worker polls after the last request, and how long a stub thread polls for its answer.
 constexpr uint64_t kPollNs = 20'000;
+constexpr int64_t kPatienceNs = 1'000'000;
 constexpr uint32_t kStubSpinCycles = 12'000;
 // A gap this long between two looks means that the CPU was given to somebody else.
 constexpr uint64_t kPreemptedNs = 8'000;
@@ -38,9 +39,12 @@ Workers::Workers(SharedMemory& memory)
   }
   ControlPage& control = memory_.control();
   control.workers = static_cast<uint32_t>(cpus_.size());
+  control.patience_ns = kPatienceNs;
   control.spin = cpus_.size() > 1 ? kStubSpinCycles : 0;
   for (size_t i = 0; i < cpus_.size(); ++i) control.cpu_worker[cpus_[i]] = static_cast<uint8_t>(i);
 }
+
+bool Workers::is_worker() { return on_worker; }
 
 void Workers::bind(int worker) {
   on_worker = true;
@@ -192,6 +196,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
 platform::Context* Workers::next_event(int worker, const platform::WorkSource& source) {
   WorkerState& state = workers_[static_cast<size_t>(worker)];
   Sleeper& sleeper = memory_.control().sleepers[worker];
+  StubProcess::end_turn();
   for (;;) {
     if (platform::Context* context = take(state)) return context;
     if (source.has_work()) return nullptr;

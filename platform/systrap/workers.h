@@ -25,6 +25,8 @@ class Workers {
  public:
   explicit Workers(SharedMemory& memory);
 
+  // Whether this thread is a worker, of any platform.
+  static bool is_worker();
   int count() const { return static_cast<int>(cpus_.size()); }
   void bind(int worker);
   platform::Context* next_event(int worker, const platform::WorkSource& source);

@@ -28,6 +28,8 @@
 #define FUTEX_WAIT_BITSET_PRIVATE_REALTIME (137 + 256)
 #define MINUS_EINTR -4
 #define MINUS_EFAULT -14
+#define MINUS_ETIMEDOUT -110
+#define RING_TRIES 4
 #define SIGNAL_INTERRUPT 10
 #define SIGNAL_SYS 31
 #define AUDIT_ARCH_X86_64 0xc000003e
@@ -268,10 +270,12 @@ wait_start:
         or      %rdx, %rax
         cmp     %r8, %rax
         jb      1b
+        xor     %r8d, %r8d
         jmp     sleep
 ring_and_sleep:
         lea     sleep(%rip), %r9
         jmp     ring
+// r8d = not 0: no worker could be woken: look again after a while.
 sleep:
         mov     $SLOT_STATE_REQUEST, %eax
         mov     $SLOT_STATE_ASLEEP, %ecx
@@ -282,10 +286,16 @@ sleep:
         mov     %rbx, %rdi
         mov     $FUTEX_WAIT_SHARED, %esi
         xor     %r10d, %r10d
-        mov     $NR_FUTEX, %eax
+        test    %r8d, %r8d
+        jz      1f
+        lea     CONTROL_PATIENCE(%r12), %r10
+1:      mov     $NR_FUTEX, %eax
 site_wait:
         syscall
-        jmp     sleep
+        cmp     $MINUS_ETIMEDOUT, %rax
+        jne     sleep
+        lea     sleep(%rip), %r9
+        jmp     ring
 
 // ---- The kernel let this thread go on, perhaps after calls that it makes for the kernel.
 resume:
@@ -377,8 +387,11 @@ site_protect:
         jz      resume_guest
         cmpl    $0, CONTROL_HOT(%r12)
         jne     resume_guest
-        lea     resume_guest(%rip), %r9
+7:      lea     8f(%rip), %r9
         jmp     ring
+8:      test    %r8d, %r8d
+        jnz     7b
+        jmp     resume_guest
 
 // rdi = word, esi = FUTEX_WAKE*_PRIVATE, edx = how many, r9d = mask, r8 = where to go on. Result in rax.
 private_wake:
@@ -387,10 +400,13 @@ site_private_wake:
         syscall
         jmp     *%r8
 
-// ---- ring: wake the worker of this CPU, or any that sleeps. r12 = control page, r9 = where to go on.
+// ---- ring: wake the worker of this CPU, or any that sleeps. r12 = control page, r9 = where to go on. r8d = 0: done; not 0:
+// one that is about to sleep, or was woken and did not run yet, could not be woken in a few tries: try again after a while.
 // Clobbers rax rcx rdx rsi rdi r8 r10 r11 r13. A worker that claims to sleep but is not in futex(2) yet is tried again:
 // the flag is read-only here, so waking is all that can be done. A worker looks at every slot after it sets its flag.
 ring:
+        xor     %r8d, %r8d
+ring_again:
         mov     $CPU_NODE_SEGMENT, %eax
         lsl     %eax, %eax
         and     $(CONTROL_MAX_CPUS - 1), %eax
@@ -406,7 +422,7 @@ ring:
         add     $64, %r13
         dec     %ecx
         jnz     1b
-        jmp     *%r9
+        jmp     ring_done
 ring_this:
         mov     %r13, %rdi
         mov     $FUTEX_WAKE_SHARED, %esi
@@ -421,8 +437,12 @@ site_wake:
         mov     $NR_SCHED_YIELD, %eax
 site_yield:
         syscall
-        jmp     ring
+        inc     %r8d
+        cmp     $RING_TRIES, %r8d
+        jb      ring_again
+        jmp     *%r9
 ring_done:
+        xor     %r8d, %r8d
         jmp     *%r9
 gate_resume_end:
 
@@ -443,6 +463,7 @@ thread_start:
         lea     CONTROL_FPROG(%r12), %rdx
         mov     $NR_SECCOMP, %eax
         syscall
+        xor     %r8d, %r8d
         test    %rax, %rax
         jz      sleep
         jmp     exit_thread
@@ -511,10 +532,16 @@ mapper_ack:
         mov     $ACK_DONE, %r10d
         mov     $NR_PWRITE64, %eax
         syscall
+mapper_ack_ring:
+        cmpl    $0, ORDERS_RING(%rbp)
+        je      mapper_wait
         cmpl    $0, CONTROL_HOT(%r12)
         jne     mapper_wait
-        lea     mapper_wait(%rip), %r9
+        lea     1f(%rip), %r9
         jmp     ring
+1:      test    %r8d, %r8d
+        jnz     mapper_ack_ring
+        jmp     mapper_wait
 mapper_failed:
         mov     %r14d, %edi
         lea     ORDER_SEQ(%r13), %rsi

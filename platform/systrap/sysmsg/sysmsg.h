@@ -105,6 +105,7 @@
 #define ORDERS_TAIL 0      // u32, futex word: number of orders posted
 #define ORDERS_ACK_FD 4    // u32
 #define ORDERS_ANSWERS 8   // u32: not 0: stub threads answer what they can by themselves
+#define ORDERS_RING 16     // u32: not 0: a worker is to be rung for an acknowledgement
 #define ORDERS_WAITERS 12  // u32: private futex waits in the kernel, which a wake-up must not miss
 #define ORDERS_ENTRIES 64
 #define ORDER_SIZE 64
@@ -118,11 +119,12 @@
 #define ACK_FAILED 8
 
 // ---- Control page: written by the kernel only.
-#define CONTROL_HOT 0            // u32: workers that poll now
-#define CONTROL_SPIN 4           // u32: how long a stub thread polls for its answer, TSC cycles
-#define CONTROL_PARENT 8         // u32: pid of the kernel process as stubs see it
-#define CONTROL_WORKERS 12       // u32
-#define CONTROL_FPROG 64         // struct sock_fprog of the guest-thread filter
+#define CONTROL_HOT 0        // u32: workers that poll now
+#define CONTROL_SPIN 4       // u32: how long a stub thread polls for its answer, TSC cycles
+#define CONTROL_PARENT 8     // u32: pid of the kernel process as stubs see it
+#define CONTROL_WORKERS 12   // u32
+#define CONTROL_PATIENCE 16  // struct timespec: how long an unheard request waits to be repeated
+#define CONTROL_FPROG 64     // struct sock_fprog of the guest-thread filter
 #define CONTROL_CPU_WORKER 1024  // u8 per CPU (CONTROL_MAX_CPUS): its worker's index
 #define CONTROL_MAX_CPUS 1024
 #define CONTROL_SLEEPERS \
@@ -193,6 +195,7 @@ struct OrderPage {
   uint32_t ack_fd;
   Shared<uint32_t> answers;
   Shared<uint32_t> waiters;
+  Shared<uint32_t> ring;
   alignas(64) Order entries[ORDER_RING];
 };
 
@@ -210,6 +213,8 @@ struct ControlPage {
   uint32_t spin;
   uint32_t parent;
   uint32_t workers;
+  int64_t patience_s;
+  int64_t patience_ns;
   alignas(64) uint16_t filter_length;
   uint16_t pad[3];
   uint64_t filter_address;

@@ -31,7 +31,8 @@ static_assert(offsetof(Order, seq) == ORDER_SEQ);
 static_assert(offsetof(OrderPage, tail) == ORDERS_TAIL);
 static_assert(offsetof(OrderPage, ack_fd) == ORDERS_ACK_FD);
 static_assert(offsetof(OrderPage, answers) == ORDERS_ANSWERS &&
-              offsetof(OrderPage, waiters) == ORDERS_WAITERS);
+              offsetof(OrderPage, waiters) == ORDERS_WAITERS &&
+              offsetof(OrderPage, ring) == ORDERS_RING);
 static_assert(offsetof(OrderPage, entries) == ORDERS_ENTRIES);
 static_assert(sizeof(OrderPage) <= 4096);
 static_assert(offsetof(AckPage, done) == ACK_DONE && offsetof(AckPage, failed) == ACK_FAILED);
@@ -39,6 +40,7 @@ static_assert(offsetof(ControlPage, hot) == CONTROL_HOT &&
               offsetof(ControlPage, spin) == CONTROL_SPIN);
 static_assert(offsetof(ControlPage, parent) == CONTROL_PARENT);
 static_assert(offsetof(ControlPage, workers) == CONTROL_WORKERS);
+static_assert(offsetof(ControlPage, patience_s) == CONTROL_PATIENCE);
 static_assert(offsetof(ControlPage, filter_length) == CONTROL_FPROG);
 static_assert(offsetof(ControlPage, filter_address) == CONTROL_FPROG + 8);
 static_assert(offsetof(ControlPage, cpu_worker) == CONTROL_CPU_WORKER);
