@@ -182,7 +182,8 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
     LOG_ERROR("%s", why);
     _exit(kExitInternal);
   };
-  platform_options.answers_in_stubs = !options.strace;
+  platform_options.stub_calls = !options.no_stub_calls;
+  platform_options.stub_answers = !options.no_stub_calls && !options.strace;
   auto platform = STEP_ERRNO("the platform", systrap::Systrap::create(platform_options));
   // After the zygote, whose region must be free and whose fork should be cheap.
   UniqueFd memory_fd(fcntl(guest_memory.read_write.get(), F_DUPFD_CLOEXEC, 3));

@@ -20,6 +20,7 @@ struct SandboxOptions {
   uint64_t memory_bytes = 0;  // limit of guest memory; 0: what the host has free
   int cpus = 0;               // 0: all that the caller may use
   bool strace = false;
+  bool no_stub_calls = false;  // guest threads make no host call of their own: slower, less exposed
   Posture required_posture = Posture::kNested;
 };
 

@@ -2,8 +2,8 @@
 """Runs one behaviour test program, natively or inside, and keeps its promises:
 nothing outlives it, a hang names its test, expected failures are shown with their reason.
 
-  run.py --mode MODE [--expectations FILE] [--timeout S] [--each] [--caisson FILE [--one-cpu]] -- PROGRAM [gtest flags]
-  run.py --mode MODE --expected-failure TEST --reason TEXT [--caisson FILE [--one-cpu]] -- PROGRAM
+  run.py --mode MODE [--expectations FILE] [--timeout S] [--each] [--caisson FILE [--one-cpu] [--do-option OPTION]] -- PROGRAM [gtest flags]
+  run.py --mode MODE --expected-failure TEST --reason TEXT [--caisson FILE [--one-cpu] [--do-option OPTION]] -- PROGRAM
 
 With --caisson the program runs inside, on CPU 0 alone with --one-cpu. With --each every test runs as a process of its own.
 With --expected-failure one test runs that should fail: 77 (skipped, with the reason) if it does; a test that
@@ -22,7 +22,7 @@ def words_before(args):
     """What runs the program inside."""
     if not args.caisson:
         return []
-    return (["taskset", "-c", "0"] if args.one_cpu else []) + [args.caisson, "do", "--"]
+    return (["taskset", "-c", "0"] if args.one_cpu else []) + [args.caisson, "do", *args.do_option, "--"]
 
 
 def expected_failures(path, program, mode):
@@ -117,6 +117,7 @@ def main():
     parser.add_argument("--each", action="store_true")
     parser.add_argument("--caisson", help="run inside, with this program")
     parser.add_argument("--one-cpu", action="store_true")
+    parser.add_argument("--do-option", action="append", default=[], help="of caisson do, such as --do-option=--strace")
     parser.add_argument("--expected-failure")
     parser.add_argument("--reason", default="")
     parser.add_argument("command", nargs="+")

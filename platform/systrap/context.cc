@@ -111,12 +111,13 @@ void SystrapContext::resume() {
 void SystrapContext::park() {
   StubThread* thread = thread_.load();
   if (thread == nullptr) return;
+  systrap_.workers().remove_running(*thread);
   uint32_t expected = SLOT_STATE_REQUEST;
   thread->slot().state.compare_exchange_strong(expected, SLOT_STATE_PARKED);
 }
 
 void SystrapContext::wake_private(GuestAddr word, int count, uint32_t mask) {
-  if (word >= STUB_USER_END || !has_room_for_calls(1)) return;
+  if (!systrap_.stub_answers() || word >= STUB_USER_END || !has_room_for_calls(1)) return;
   add_call({CALL_PRIVATE_WAKE, {word, static_cast<uint32_t>(count), mask}});
 }
 
@@ -192,7 +193,7 @@ void SystrapContext::give_back_protects() {
 
 void SystrapContext::go(bool wake) {
   // Not while the vector state is fetched: the task needs it before it can act on the interrupt.
-  if (!fetching_ && interrupt_requested_.exchange(false)) {
+  if (!fetching_ && interrupt_requested_.load() && interrupt_requested_.exchange(false)) {
     give_back_protects();
     post(EventKind::kInterrupt);
     return;
@@ -207,10 +208,9 @@ void SystrapContext::go(bool wake) {
   slot.waiting.store(0, std::memory_order_relaxed);
   for (uint32_t i = 0; i < call_count_; ++i) slot.call[i] = calls_[i];
   // Somebody may wait for them already.
-  uint32_t awaited = slot.calls.load(std::memory_order_relaxed) & CALLS_AWAITED;
-  for (uint32_t seen = awaited | call_count_;
-       !slot.calls.compare_exchange_weak(seen, call_count_ | awaited);) {
-    awaited = seen & CALLS_AWAITED;
+  uint32_t seen = slot.calls.load(std::memory_order_relaxed);
+  while (seen != call_count_ &&
+         !slot.calls.compare_exchange_weak(seen, call_count_ | (seen & CALLS_AWAITED))) {
   }
   if (fetching_) {
     slot.resume = SLOT_RESUME_TRAP;
@@ -224,15 +224,15 @@ void SystrapContext::go(bool wake) {
   workers.add_running(thread);
   // The old request must be out of the slot before a worker may take what it finds there for a new
   // one; a request that comes before the phase is set is seen by this worker's next look.
-  uint32_t before = slot.state.exchange(SLOT_STATE_RUN);
+  uint32_t before = slot.state.exchange(wake ? SLOT_STATE_RUN : SLOT_STATE_PARKED);
   uint64_t word = thread.start_generation(Phase::kGuest);
   // From here on this context may be somebody else's; the thread and its process stay.
   if (wake && before != SLOT_STATE_REQUEST)
     host::raw_syscall(SYS_futex, host::raw_arg(&slot.state), FUTEX_WAKE, 1).ignore();
-  if (thread.interrupt_flag.exchange(false)) process->interrupt_thread(thread, word);
+  if (thread.interrupt_flag.load() && thread.interrupt_flag.exchange(false))
+    process->interrupt_thread(thread, word);
   // kill() may have looked at this thread before it was the guest's.
   if (process->dead() && thread.claim(word, Phase::kOwned)) {
-    workers.remove_running(thread);
     post(EventKind::kDied);
   }
   workers.ring_if_foreign();
@@ -407,8 +407,8 @@ void SystrapContext::read_gate(StubThread& thread) {
 }
 
 void SystrapContext::read_event(StubThread& thread) {
-  interrupt_requested_.store(false);
-  thread.interrupt_flag.store(false);
+  if (interrupt_requested_.load()) interrupt_requested_.store(false);
+  if (thread.interrupt_flag.load()) thread.interrupt_flag.store(false);
   if ((thread.slot().calls.load() & CALLS_COUNT_MASK) == 0) call_count_ = 0;
   give_back_protects();
   uint32_t entry = thread.slot().entry;

@@ -39,11 +39,10 @@ class SystrapContext : public platform::Context {
   // The StubProcess has found a thread.
   void set_thread(StubThread* thread) { thread_.store(thread); }
   StubThread* thread() const { return thread_.load(); }
-  // Hands the thread over. Precondition: there is a thread and the process is quiet, or somebody
-  // else wakes the thread when it is (`wake` is false).
+  // Hands the thread over. Precondition: there is a thread and the process is quiet, or the mapper
+  // is about to be told to let the thread run when it is (`wake` is false).
   void go(bool wake = true);
-  // Its thread has not run since attach(): it sleeps, and nothing is mapped that it could have
-  // used.
+  // Its thread has not run since attach().
   bool is_fresh() const { return is_fresh_; }
   // Reads what the stub says, once. Precondition: the thread was claimed. Sets event(); a broken
   // protocol gives kDied.

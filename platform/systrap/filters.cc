@@ -50,7 +50,7 @@ std::vector<sock_filter> stub_process_filter(uint64_t base) {
   return seccomp::compile(rules, SECCOMP_RET_TRAP, SECCOMP_RET_TRAP);
 }
 
-std::vector<sock_filter> guest_thread_filter(uint64_t base) {
+std::vector<sock_filter> guest_thread_filter(uint64_t base, bool stub_calls) {
   const StubHeader& stub = stub_header();
   auto site = [base](uint32_t offset) { return instruction_pointer_is(base + offset); };
   Condition below_gap = arg_below(0, STUB_USER_END);
@@ -66,11 +66,13 @@ std::vector<sock_filter> guest_thread_filter(uint64_t base) {
        {site(stub.site_wake), in_region, below_end, arg32_is(1, FUTEX_WAKE)}},
       {SYS_sched_yield, "a wake-up that came too early is tried again", {site(stub.site_yield)}},
       {SYS_exit, "the thread ends", {site(stub.site_exit)}},
-      // The gap is longer than the range can be, so that it ends below the stub region.
+  };
+  if (!stub_calls) return seccomp::compile(rules, SECCOMP_RET_TRAP, SECCOMP_RET_TRAP);
+  // The gap is longer than the range can be, so that it ends below the stub region.
+  rules.push_back(
       {SYS_mprotect,
        "protects the guest's own memory",
-       {site(stub.site_protect), below_gap, arg_below(1, STUB_GAP + 1), arg_below(2, 8)}},
-  };
+       {site(stub.site_protect), below_gap, arg_below(1, STUB_GAP + 1), arg_below(2, 8)}});
   for (uint32_t op : {FUTEX_WAIT_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
                       FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME})
     rules.push_back({SYS_futex,

@@ -15,6 +15,6 @@ namespace caisson::systrap {
 
 // `base` is the address of the stub region.
 std::vector<sock_filter> stub_process_filter(uint64_t base);
-std::vector<sock_filter> guest_thread_filter(uint64_t base);
+std::vector<sock_filter> guest_thread_filter(uint64_t base, bool stub_calls = true);
 
 }  // namespace caisson::systrap

@@ -106,6 +106,15 @@ TEST(GuestThreadFilter, AllowsTheExactListAndNothingElse) {
   }
 }
 
+TEST(GuestThreadFilter, WithoutStubCallsNothingIsTheGuestsOwn) {
+  auto filter = guest_thread_filter(kBase, false);
+  const StubHeader& stub = stub_header();
+  EXPECT_TRUE(allowed(filter, call(SYS_futex, kBase + stub.site_wait, kBase, FUTEX_WAIT)));
+  EXPECT_FALSE(allowed(filter, call(SYS_mprotect, kBase + stub.site_protect, 4096, 4096)));
+  EXPECT_FALSE(allowed(filter, call(SYS_futex, kBase + stub.site_private_wait, 4096, 128)));
+  EXPECT_FALSE(allowed(filter, call(SYS_futex, kBase + stub.site_private_wake, 4096, 129)));
+}
+
 TEST(GuestThreadFilter, OtherArchitecturesAndX32Trap) {
   for (auto& filter : {guest_thread_filter(kBase), stub_process_filter(kBase)}) {
     for (uint64_t ip : sites()) {

@@ -23,7 +23,7 @@ Result<FilePair> make_memory_file_pair(const char* name, uint64_t size) {
   return pair;
 }
 
-Result<std::unique_ptr<SharedMemory>> SharedMemory::create(uint64_t stub_base) {
+Result<std::unique_ptr<SharedMemory>> SharedMemory::create(uint64_t stub_base, bool stub_calls) {
   std::unique_ptr<SharedMemory> memory(new SharedMemory(stub_base));
   FilePair control = TRY(make_memory_file_pair("caisson-control", kControlFileSize));
   memory->control_rw_ = std::move(control.read_write);
@@ -41,7 +41,7 @@ Result<std::unique_ptr<SharedMemory>> SharedMemory::create(uint64_t stub_base) {
   memory->text_ro_ = std::move(text.read_only);
 
   ControlPage& page = memory->control();
-  auto filter = guest_thread_filter(stub_base);
+  auto filter = guest_thread_filter(stub_base, stub_calls);
   if (filter.size() * sizeof(sock_filter) > STUB_CONTROL_SIZE - CONTROL_FILTER) return Errno(E2BIG);
   memcpy(memory->base_ + CONTROL_FILTER, filter.data(), filter.size() * sizeof(sock_filter));
   page.filter_length = static_cast<uint16_t>(filter.size());

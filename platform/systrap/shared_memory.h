@@ -25,7 +25,7 @@ inline constexpr uint64_t kControlFileSize = kControlFileSlots + uint64_t{SLOT_C
 
 class SharedMemory {
  public:
-  static Result<std::unique_ptr<SharedMemory>> create(uint64_t stub_base);
+  static Result<std::unique_ptr<SharedMemory>> create(uint64_t stub_base, bool stub_calls);
   ~SharedMemory();
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;

@@ -219,8 +219,9 @@ void StubProcess::pump_locked() {
 // Gives the pending orders to the thread of `context` if that is possible.
 bool StubProcess::give_calls_locked(SystrapContext& context) {
   StubThread* thread = context.thread();
-  if (thread == nullptr || pending_.empty() || pending_protects_ != pending_.size() ||
-      posted_seq_ != acked_seq_ || (!deferred_.empty() && deferred_.back().seq > posted_seq_) ||
+  if (!systrap_.stub_calls() || thread == nullptr || pending_.empty() ||
+      pending_protects_ != pending_.size() || posted_seq_ != acked_seq_ ||
+      (!deferred_.empty() && deferred_.back().seq > posted_seq_) ||
       !context.has_room_for_calls(pending_.size()) ||
       std::any_of(
           pending_.begin(), pending_.end(),
@@ -370,10 +371,10 @@ void StubProcess::hold(SystrapContext& context) {
       if (give_calls_locked(context)) {
         std::erase_if(unposted, [this](const Ref<StubProcess>& p) { return p.get() == this; });
       } else if (context.is_fresh() && context.thread() != nullptr && state_ != State::kRecycling) {
-        // Its thread sleeps: the mapper wakes it when the orders before are carried out.
+        // The mapper lets it run, after the orders before: FUTEX_WAKE_OP stores RUN and wakes it.
+        uint64_t state = context.thread()->address() + SLOT_STATE;
         Pending wake;
-        wake.order = {
-            SYS_futex, {context.thread()->address() + SLOT_STATE, FUTEX_WAKE, 1, 0, 0, 0}, 0};
+        wake.order = {SYS_futex, {state, FUTEX_WAKE_OP, 1, 0, state, SLOT_STATE_RUN}, 0};
         queue_locked(std::move(wake));
         by_mapper = true;
       } else {

@@ -84,7 +84,7 @@ Result<Ref<StubProcess>> StubProcess::start(Systrap& systrap) {
   process->orders_ = &systrap.memory().orders(process->index_);
   process->orders_->tail.store(0);
   process->orders_->ack_fd = process->ack_number_;
-  process->orders_->answers.store(systrap.answers_in_stubs() ? 1 : 0);
+  process->orders_->answers.store(systrap.stub_answers() ? 1 : 0);
   process->orders_->waiters.store(0);
   process->ref();
   StubProcess* raw = process.get();
@@ -240,6 +240,7 @@ StubThread* StubProcess::take_thread(SystrapContext& context) {
 }
 
 void StubProcess::return_thread(StubThread& thread) {
+  systrap_.workers().remove_running(thread);
   MutexLock lock(mu_);
   thread.context = nullptr;
   if (state_ == State::kDying) return;
@@ -305,7 +306,6 @@ void StubProcess::kill_locked(const char* why) {
     send_signal(thread->pidfd, SIGKILL);
     uint64_t word = thread->phase().load();
     if (StubThread::phase_of(word) == Phase::kGuest && thread->claim(word, Phase::kOwned)) {
-      systrap_.workers().remove_running(*thread);
       thread->context->post(platform::EventKind::kDied);
     }
   }
@@ -385,7 +385,7 @@ void StubProcess::recycle() {
 
 void StubProcess::reuse(uint64_t trust_domain) {
   MutexLock lock(mu_);
-  orders_->answers.store(systrap_.answers_in_stubs() ? 1 : 0);
+  orders_->answers.store(systrap_.stub_answers() ? 1 : 0);
   orders_->waiters.store(0);
   if (state_ == State::kPooled) state_ = State::kReady;
   recycle_seq_ = 0;

@@ -40,13 +40,14 @@ Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
   systrap->on_fatal_ = options.on_fatal;
   CPU_ZERO(&systrap->cpus_);
   if (sched_getaffinity(0, sizeof systrap->cpus_, &systrap->cpus_) < 0) return Errno(errno);
-  systrap->answers_in_stubs_ = options.answers_in_stubs;
+  systrap->stub_calls_ = options.stub_calls;
+  systrap->stub_answers_ = options.stub_answers && options.stub_calls;
 
   constexpr int kTries = 16;
   for (int i = 0; i < kTries; ++i) {
     uint64_t base = random_stub_base();
     if (base == 0) return Errno(EIO);
-    systrap->memory_ = TRY(SharedMemory::create(base));
+    systrap->memory_ = TRY(SharedMemory::create(base, options.stub_calls));
     systrap->workers_ = std::make_unique<Workers>(*systrap->memory_);
     auto zygote = Zygote::start(*systrap->memory_, {options.memory_fd, options.memory_ro_fd});
     if (!zygote.ok()) {

@@ -26,8 +26,12 @@ struct Options {
   host::EventLoop* event_loop = nullptr;  // not started yet
   int memory_fd = -1;                     // guest memory file, read-write; not owned
   int memory_ro_fd = -1;                  // the same file, read-only; not owned
-  // Stub threads answer what they can by themselves; off when every call must be seen.
-  bool answers_in_stubs = true;
+  // Guest threads may make the host calls that concern their own memory only (mprotect, private
+  // futexes).
+  bool stub_calls = true;
+  // Stub threads answer what they can by themselves; off when every call must be seen. Needs
+  // stub_calls.
+  bool stub_answers = true;
   // Called on the event loop's thread when the platform can't go on (the zygote is gone).
   std::function<void(const char* why)> on_fatal;
 };
@@ -71,7 +75,8 @@ class Systrap : public platform::Platform {
   const VectorState& vector_state() const { return vector_state_; }
   // Where stub threads run unless told otherwise.
   const cpu_set_t& cpus() const { return cpus_; }
-  bool answers_in_stubs() const { return answers_in_stubs_; }
+  bool stub_calls() const { return stub_calls_; }
+  bool stub_answers() const { return stub_answers_; }
   StubThread* allocate_thread() EXCLUDES(mu_);
   void free_thread(StubThread& thread) EXCLUDES(mu_);
   uint32_t allocate_index() EXCLUDES(mu_);
@@ -92,7 +97,8 @@ class Systrap : public platform::Platform {
   cpu_set_t cpus_;                         // set once before start
   host::EventLoop* event_loop_ = nullptr;  // set once before start
   std::function<void(const char*)> on_fatal_;
-  bool answers_in_stubs_ = true;  // set once before start
+  bool stub_calls_ = true;    // set once before start
+  bool stub_answers_ = true;  // set once before start
   std::unique_ptr<SharedMemory> memory_;
   std::unique_ptr<Workers> workers_;
   RefOrNull<Zygote> zygote_;

@@ -30,7 +30,8 @@ thread_local bool on_worker = false;
 Workers::Workers(SharedMemory& memory)
     : memory_(memory),
       threads_(new std::atomic<StubThread*>[SLOT_COUNT]()),
-      running_(new std::atomic<uint64_t>[SLOT_COUNT / 64]()) {
+      running_(new std::atomic<uint64_t>[SLOT_COUNT / 64]()),
+      dozing_(new std::atomic<uint64_t>[SLOT_COUNT / 64]()) {
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof set, &set) < 0) CPU_SET(0, &set);
@@ -57,16 +58,19 @@ void Workers::bind(int worker) {
 
 void Workers::add_running(StubThread& thread) {
   uint32_t word = thread.id() / 64;
+  uint64_t bit = uint64_t{1} << (thread.id() % 64);
+  if ((dozing_[word].load(std::memory_order_relaxed) & bit) != 0) dozing_[word].fetch_and(~bit);
+  if ((running_[word].load(std::memory_order_relaxed) & bit) != 0) return;
   uint32_t words = running_words_.load(std::memory_order_relaxed);
   while (words <= word && !running_words_.compare_exchange_weak(words, word + 1)) {
   }
-  running_[word].fetch_or(uint64_t{1} << (thread.id() % 64));
-  running_count_.fetch_add(1, std::memory_order_relaxed);
+  running_[word].fetch_or(bit);
 }
 
 void Workers::remove_running(StubThread& thread) {
-  running_[thread.id() / 64].fetch_and(~(uint64_t{1} << (thread.id() % 64)));
-  running_count_.fetch_sub(1, std::memory_order_relaxed);
+  uint64_t bit = uint64_t{1} << (thread.id() % 64);
+  std::atomic<uint64_t>& word = running_[thread.id() / 64];
+  if ((word.load(std::memory_order_relaxed) & bit) != 0) word.fetch_and(~bit);
 }
 
 void Workers::post(SystrapContext& context) {
@@ -84,11 +88,16 @@ void Workers::watch_acks(Ref<StubProcess> process) {
   ack_count_.store(static_cast<int>(ack_list_.size()));
 }
 
-platform::Context* Workers::scan(WorkerState& state) {
+// `all`: also threads that were seen to wait by themselves.
+platform::Context* Workers::scan(WorkerState& state, bool all) {
   uint32_t words = running_words_.load(std::memory_order_acquire);
+  int busy = 0;
   for (uint32_t n = 0; n < words; ++n) {
-    uint32_t index = (state.scan_from + n) % words;
+    uint32_t index = state.scan_from + n;
+    if (index >= words) index -= words;
+    uint64_t dozing = dozing_[index].load(std::memory_order_relaxed);
     uint64_t bits = running_[index].load();
+    if (!all) bits &= ~dozing;
     while (bits != 0) {
       uint32_t bit = static_cast<uint32_t>(__builtin_ctzll(bits));
       bits &= bits - 1;
@@ -97,19 +106,26 @@ platform::Context* Workers::scan(WorkerState& state) {
       uint64_t word = thread->phase().load();
       if (StubThread::phase_of(word) != Phase::kGuest) continue;
       uint32_t slot_state = thread->slot().state.load(std::memory_order_acquire);
-      if (slot_state != SLOT_STATE_REQUEST && slot_state != SLOT_STATE_ASLEEP) continue;
+      if (slot_state != SLOT_STATE_REQUEST && slot_state != SLOT_STATE_ASLEEP) {
+        bool waits = thread->slot().waiting.load(std::memory_order_relaxed) != 0;
+        bool known = (dozing >> bit & 1) != 0;
+        if (waits && !known) dozing_[index].fetch_or(uint64_t{1} << bit);
+        if (!waits && known) dozing_[index].fetch_and(~(uint64_t{1} << bit));
+        busy += waits ? 0 : 1;
+        continue;
+      }
       if (!thread->claim(word, Phase::kOwned)) continue;
-      remove_running(*thread);
       state.scan_from = index;
       SystrapContext* context = thread->context;
       context->read_event(*thread);
       return context;
     }
   }
+  state.busy = busy;
   return nullptr;
 }
 
-platform::Context* Workers::take(WorkerState& state) {
+platform::Context* Workers::take(WorkerState& state, bool all) {
   if (posted_count_.load() != 0) {
     MutexLock lock(mu_);
     if (!posted_.empty()) {
@@ -139,12 +155,11 @@ platform::Context* Workers::take(WorkerState& state) {
     }
     for (auto& process : changed) process->process_acks();
   }
-  return scan(state);
+  return scan(state, all);
 }
 
-bool Workers::may_poll() const {
-  return cpus_.size() > 1 &&
-         running_count_.load(std::memory_order_relaxed) < static_cast<int>(cpus_.size());
+bool Workers::may_poll(const WorkerState& state) const {
+  return cpus_.size() > 1 && state.busy < static_cast<int>(cpus_.size());
 }
 
 void Workers::cool_down(WorkerState& state) {
@@ -161,7 +176,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
       --state.skip;
       return nullptr;
     }
-    if (!may_poll()) return nullptr;
+    if (!may_poll(state)) return nullptr;
     uint32_t none = 0;
     if (!control.hot.compare_exchange_strong(none, 1)) return nullptr;
     state.hot = true;
@@ -170,7 +185,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
   uint64_t last = begin;
   for (;;) {
     for (int i = 0; i < 16; ++i) {
-      if (platform::Context* context = take(state)) {
+      if (platform::Context* context = take(state, i == 0)) {
         state.failures = 0;
         return context;
       }
@@ -182,7 +197,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
     }
     uint64_t now = host::monotonic_ns();
     bool preempted = now - last > kPreemptedNs;
-    if (preempted || now - begin > kPollNs || !may_poll()) {
+    if (preempted || now - begin > kPollNs || !may_poll(state)) {
       state.failures = std::min(state.failures + 1, 8u);
       state.skip = std::min(uint32_t{1} << state.failures, kMaxSkip);
       break;
@@ -198,14 +213,14 @@ platform::Context* Workers::next_event(int worker, const platform::WorkSource& s
   Sleeper& sleeper = memory_.control().sleepers[worker];
   StubProcess::end_turn();
   for (;;) {
-    if (platform::Context* context = take(state)) return context;
+    if (platform::Context* context = take(state, false)) return context;
     if (source.has_work()) return nullptr;
     bool work = false;
     if (platform::Context* context = poll(state, source, work)) return context;
     if (work) return nullptr;
     cool_down(state);
     sleeper.asleep.store(1);
-    platform::Context* context = take(state);
+    platform::Context* context = take(state, true);
     if (context != nullptr || source.has_work()) {
       sleeper.asleep.store(0);
       return context;

@@ -48,21 +48,25 @@ class Workers {
     uint32_t failures = 0;  // polls in a row that gained nothing
     uint64_t slept_at = 0;
     uint32_t scan_from = 0;
+    int busy = 0;  // threads in the guest that did not wait when last looked at
   };
 
-  platform::Context* take(WorkerState& state);
-  platform::Context* scan(WorkerState& state);
+  platform::Context* take(WorkerState& state, bool all);
+  platform::Context* scan(WorkerState& state, bool all);
   platform::Context* poll(WorkerState& state, const platform::WorkSource& source, bool& work);
-  bool may_poll() const;
+  bool may_poll(const WorkerState& state) const;
   void cool_down(WorkerState& state);
   void wake(int worker);
 
   SharedMemory& memory_;
   std::vector<int> cpus_;  // of each worker; immutable
   std::unique_ptr<std::atomic<StubThread*>[]> threads_;
+  // Bits of threads that may make a request: from go() until the task waits in the kernel or
+  // leaves.
   std::unique_ptr<std::atomic<uint64_t>[]> running_;
-  std::atomic<uint32_t> running_words_{0};  // words of running_ that were ever used
-  std::atomic<int> running_count_{0};
+  // Of those, the ones that were seen to wait by themselves (Slot::waiting): looked at less often.
+  std::unique_ptr<std::atomic<uint64_t>[]> dozing_;
+  std::atomic<uint32_t> running_words_{0};                // words of running_ that were ever used
   std::array<WorkerState, CONTROL_MAX_WORKERS> workers_;  // each its worker's own
 
   Mutex<LockRank::kPlatform> mu_;

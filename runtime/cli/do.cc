@@ -60,6 +60,9 @@ void add_do(CLI::App& app, Action& action) {
       ->required();
   verb->add_flag("--strace", arguments->options.strace,
                  "Print every system call to standard error");
+  verb->add_flag(
+      "--no-stub-calls", arguments->options.no_stub_calls,
+      "Guest threads make no host calls for themselves: slower, less of the host exposed");
   verb->add_option("--memory", arguments->memory,
                    "Limit of the sandbox's memory, such as 512M or 2G")
       ->check([](const std::string& text) {

@@ -129,5 +129,41 @@ TEST_F(Hostile, MemoryForReadingCannotBeOpened) {
   close(program);
 }
 
+// Nor does it reach the stub, or anything else above the guest's addresses.
+TEST_F(Hostile, TheStubCannotBeProtected) {
+  constexpr uint64_t kUserEnd = 0x7f0000000000;
+  const auto everything = uint64_t{PROT_READ | PROT_WRITE | PROT_EXEC};
+  for (uint64_t site : sites_of(stub_, SYS_mprotect)) {
+    for (uint64_t at : {stub_.text, stub_.text + kControl, stub_.text + kOrders, stub_.slot,
+                        kUserEnd, uint64_t{0x7fffffffe000}}) {
+      EXPECT_LT(call_from(site, at, 4096, everything, 0), 0) << std::hex << at;
+      EXPECT_LT(call_from(site, at, 4096, PROT_NONE, 0), 0) << std::hex << at;
+    }
+    // Ranges that begin below.
+    EXPECT_LT(call_from(site, kUserEnd - 4096, stub_.text - kUserEnd + 8192, PROT_NONE, 0), 0);
+    EXPECT_LT(call_from(site, 4096, stub_.text + 4096, PROT_NONE, 0), 0);
+    EXPECT_LT(call_from(site, kUserEnd - 4096, ~uint64_t{4095}, PROT_NONE, 0), 0);
+  }
+}
+
+// Memory that the guest has unmapped may stay in the stub for a while: what is written there by
+// force is not what anybody is given later.
+TEST_F(Hostile, UnmappedMemoryIsNotKept) {
+  constexpr size_t kSize = 64 * 1024;
+  for (uint64_t site : sites_of(stub_, SYS_mprotect)) {
+    auto* memory = static_cast<char*>(
+        mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(memory, MAP_FAILED);
+    memset(memory, 'x', kSize);
+    ASSERT_EQ(munmap(memory, kSize), 0);
+    (void)call_from(site, reinterpret_cast<uint64_t>(memory), kSize, PROT_READ | PROT_WRITE, 0);
+    try_to_write(memory);
+    void* again = mmap(memory, kSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    ASSERT_EQ(again, memory);
+    for (size_t i = 0; i < kSize; ++i) ASSERT_EQ(memory[i], 0) << i;
+    munmap(memory, kSize);
+  }
+}
+
 }  // namespace
 }  // namespace caisson::test
