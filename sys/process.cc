@@ -37,6 +37,11 @@ WaitStatus status_from(const siginfo_t& info) {
       return WaitStatus((status & 0xff) << 8);
     case CLD_DUMPED:
       return WaitStatus(status | 0x80);
+    case CLD_STOPPED:
+    case CLD_TRAPPED:  // with a ptrace event in the second byte of the status
+      return WaitStatus(status << 8 | 0x7f);
+    case CLD_CONTINUED:
+      return WaitStatus(0xffff);
     default:
       return WaitStatus(status);
   }
@@ -115,7 +120,8 @@ Result<WaitResult> Process::wait_with(int options) {
     }
     if (waited.value() == -EINTR) continue;
     if (!waited.ok()) return waited.error();
-    if (result.pid != 0) reaped_ = true;
+    // The stop of a traced child is reported too; it can be waited for again.
+    if (result.pid != 0 && (result.status.exited() || result.status.signaled())) reaped_ = true;
     return result;
   }
 }

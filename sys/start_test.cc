@@ -3,7 +3,9 @@
 #include <linux/capability.h>
 #include <pthread.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 
+#include <atomic>
 #include <thread>
 
 #include "sys/test_support.h"
@@ -202,18 +204,41 @@ TEST(Start, ParentDeathSignal) {
   }
 }
 
+// A stop is no end: the child is waited for and signalled again, with a pidfd and by number.
 TEST(Start, PtraceStopsAtExec) {
+  ProcAttr attr;
+  attr.sys.ptrace = true;
+  for (const bool by_number : {false, true}) {
+    SCOPED_TRACE(by_number ? "by number" : "by pidfd");
+    auto process = start_process("/bin/true", {"true"}, attr);
+    ASSERT_TRUE(process.ok()) << process.error().text();
+    const UniqueFd taken = by_number ? process->take_pidfd() : UniqueFd();
+    const WaitResult stop = MUST(process->wait());
+    EXPECT_EQ(stop.pid, process->pid());
+    EXPECT_TRUE(stop.status.stopped());
+    EXPECT_FALSE(stop.status.signaled());
+    EXPECT_EQ(stop.status.stop_signal(), Signal(SIGTRAP));
+    EXPECT_EQ(stop.status.trap_cause(), 0);
+    // Reported once.
+    EXPECT_FALSE(MUST(process->try_wait()).has_value());
+    ASSERT_TRUE(process->kill(SIGKILL).ok());
+    EXPECT_EQ(MUST(process->wait()).status.signal(), Signal(SIGKILL));
+    EXPECT_EQ(process->kill(SIGKILL).error(), Errno(ESRCH));
+  }
+}
+
+// An event's number is where wait4(2) puts it.
+TEST(Start, PtraceEventsAreReported) {
   ProcAttr attr;
   attr.sys.ptrace = true;
   auto process = start_process("/bin/true", {"true"}, attr);
   ASSERT_TRUE(process.ok()) << process.error().text();
-  auto stop = wait4(process->pid());
-  ASSERT_TRUE(stop.ok());
-  EXPECT_TRUE(stop->status.stopped());
-  EXPECT_EQ(stop->status.stop_signal(), Signal(SIGTRAP));
-  EXPECT_EQ(stop->status.trap_cause(), 0);
-  ASSERT_TRUE(process->kill(SIGKILL).ok());
-  EXPECT_EQ(process->wait()->status.signal(), Signal(SIGKILL));
+  ASSERT_TRUE(MUST(process->wait()).status.stopped());
+  ASSERT_EQ(ptrace(PTRACE_SETOPTIONS, process->pid(), nullptr, PTRACE_O_TRACEEXIT), 0);
+  ASSERT_EQ(ptrace(PTRACE_CONT, process->pid(), nullptr, nullptr), 0);
+  EXPECT_EQ(MUST(process->wait()).status.trap_cause(), PTRACE_EVENT_EXIT);
+  ASSERT_EQ(ptrace(PTRACE_CONT, process->pid(), nullptr, nullptr), 0);
+  EXPECT_EQ(MUST(process->wait()).status, kSuccess);
 }
 
 TEST(Process, TryWaitAndKill) {
@@ -228,6 +253,30 @@ TEST(Process, TryWaitAndKill) {
   EXPECT_TRUE(end->status.signaled());
   EXPECT_EQ(end->status.signal(), Signal(SIGTERM));
   EXPECT_EQ(process->try_wait().error(), Errno(ECHILD));
+}
+
+// The sanitizer's question: signals beside a wait, and two waits of which one is told.
+TEST(Process, SignalsAndWaitsBesideEachOther) {
+  for (int i = 0; i < 20; ++i) {
+    auto process = start_process("/bin/sleep", {"sleep", "100"});
+    ASSERT_TRUE(process.ok());
+    std::atomic<int> told{0};
+    const auto wait = [&] {
+      const auto end = process->wait();
+      if (end.ok()) {
+        EXPECT_EQ(end->status.signal(), Signal(SIGTERM));
+        ++told;
+      } else {
+        EXPECT_EQ(end.error(), Errno(ECHILD));
+      }
+    };
+    std::thread first(wait);
+    std::thread second(wait);
+    while (process->kill(SIGTERM).ok()) std::this_thread::yield();
+    first.join();
+    second.join();
+    EXPECT_EQ(told, 1);
+  }
 }
 
 }  // namespace

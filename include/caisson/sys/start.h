@@ -12,6 +12,7 @@
 // by signals until the program runs; other threads go on.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -144,19 +145,34 @@ struct [[nodiscard]] StartError {
 };
 
 // A started child. Owns its pidfd; destroying it neither kills nor reaps the child.
+//
+// kill(), wait() and try_wait() may be called on any threads at a time: one of them is told of the
+// end, the others get ECHILD. Moving and take_pidfd() are for a thread alone.
 class Process {
  public:
   Process(int pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
+  Process(Process&& other) noexcept
+      : pid_(other.pid_), pidfd_(std::move(other.pidfd_)), reaped_(other.reaped_.load()) {}
+  Process& operator=(Process&& other) noexcept {
+    pid_ = other.pid_;
+    pidfd_ = std::move(other.pidfd_);
+    reaped_ = other.reaped_.load();
+    return *this;
+  }
 
   int pid() const { return pid_; }
   // Readable once the child has ended; -1 where the host has no pidfds.
   int pidfd() const { return pidfd_.get(); }
+  // From here on kill(), wait() and try_wait() go by the number.
   UniqueFd take_pidfd() { return std::move(pidfd_); }
 
   // Through the pidfd: never reaches a stranger that was given the same number. ESRCH once reaped.
+  // Without a pidfd it goes by the number, which is the child's until wait(), try_wait() or others
+  // have reaped it: then no thread may be waiting, and nobody else may reap.
   Result<void> kill(Signal signal) const;
-  // Waits for the end and reaps; signals to the caller do not end the wait. ECHILD: reaped already,
-  // by us or by another, or SIGCHLD is ignored.
+  // Waits for the end and reaps; signals to the caller do not end the wait. A child that the caller
+  // traces (`ptrace`) also reports its stops, status.stopped(), and is to be waited for again.
+  // ECHILD: reaped already, by us or by another, or SIGCHLD is ignored.
   Result<WaitResult> wait();
   // The same without waiting: nullopt while the child runs.
   Result<std::optional<WaitResult>> try_wait();
@@ -166,7 +182,7 @@ class Process {
 
   int pid_;
   UniqueFd pidfd_;
-  bool reaped_ = false;
+  std::atomic<bool> reaped_{false};
 };
 
 // argv must not be empty; argv[0] is the program's name for itself. `path` is not searched for.
