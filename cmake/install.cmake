@@ -19,6 +19,8 @@ if(TARGET caisson_sys)
           FILES_MATCHING PATTERN "*.h")
   install(EXPORT caisson NAMESPACE caisson:: FILE caisson-config.cmake
           DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/caisson)
+  # Relative, so that `cmake --install --prefix` and moved trees work.
+  file(RELATIVE_PATH SYS_PREFIX_FROM_PC /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
   configure_file(${CMAKE_SOURCE_DIR}/cmake/caisson-sys.pc.in ${CMAKE_BINARY_DIR}/caisson-sys.pc @ONLY)
   install(FILES ${CMAKE_BINARY_DIR}/caisson-sys.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endif()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # install_test BUILD CXX WITH-PROGRAM: installs BUILD into a new folder and builds and runs a program against it, through the
-# CMake package and through the flags of the pkg-config file.
+# CMake package and through pkg-config.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 folder=$(mktemp -d)
@@ -10,15 +10,17 @@ cmake -S "$here" -B "$folder/build" -G Ninja -DCMAKE_CXX_COMPILER="$2" -DCMAKE_P
 ninja -C "$folder/build" >/dev/null
 [[ $("$folder/build/consumer") == exec ]]
 
-package=$(find "$folder/prefix" -name caisson-sys.pc)
-value() { sed -n "s/^$1: //p" "$package" | sed "s|\${includedir}|$folder/prefix/include|g; s|\${libdir}|${package%/pkgconfig/*}|g"; }
+# A moved tree: the file speaks of its own place.
+mv "$folder/prefix" "$folder/moved"
+package=$(find "$folder/moved" -name caisson-sys.pc)
+PKG_CONFIG_PATH=${package%/*} pkg-config --cflags --libs caisson-sys >"$folder/flags"
 # shellcheck disable=SC2046  # flags are words
-"$2" -std=c++20 $(value Cflags) -o "$folder/consumer" "$here/consumer.cc" $(value Libs)
+"$2" -std=c++20 "$here/consumer.cc" $(<"$folder/flags") -o "$folder/consumer"
 [[ $("$folder/consumer") == exec ]]
 
 if [[ $3 == yes ]]; then
   # The program needs nothing beside it: static, and position independent all the same.
-  program=$folder/prefix/bin/caisson
+  program=$folder/moved/bin/caisson
   if readelf -lW "$program" | grep -q INTERP; then echo "caisson is not static" >&2; exit 1; fi
   readelf -hW "$program" | grep -q 'Type: *DYN' || { echo "caisson is not position independent" >&2; exit 1; }
   env -i "$program" do --help >/dev/null
