@@ -219,7 +219,7 @@ RawResult close_others(ChildPlan* plan, int first) {
   return raw_syscall(SYS_close_range, plan->report_fd + 1, static_cast<long>(~0u), 0);
 }
 
-// Hosts before Linux 5.11 (5.9 for functions): what /proc/self/fd lists is marked, or closed.
+// Hosts before Linux 5.11 (5.9 for functions) and old containers: what /proc/self/fd lists is marked, or closed.
 void mark_others_by_listing(ChildPlan* plan, int first) {
   struct Entry {
     uint64_t ino;
@@ -261,7 +261,8 @@ void mark_others(ChildPlan* plan) {
           ? close_others(plan, first)
           : raw_syscall(SYS_close_range, first, static_cast<long>(~0u), CLOSE_RANGE_CLOEXEC);
   if (marked.ok()) return;
-  if (marked.value() == -ENOSYS || marked.value() == -EINVAL) {
+  // A container's old filter says EPERM for a call that it does not know.
+  if (marked.value() == -ENOSYS || marked.value() == -EINVAL || marked.value() == -EPERM) {
     mark_others_by_listing(plan, first);
     return;
   }
