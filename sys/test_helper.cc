@@ -4,8 +4,7 @@
 //   files                the open descriptors: "N:DEVICE:INODE" a line
 //   stray COUNT          exit status 0 if only descriptors below COUNT are open
 //   env PREFIX           exit status 0 if the variables of that prefix, numbers that a writer
-//   counts up
-//                        one after the other, are as they were at one moment
+//                        counts up one after the other, are as they were at one moment
 //   arguments            the number of arguments and of their bytes
 #include <dirent.h>
 #include <sys/stat.h>

@@ -32,6 +32,8 @@ namespace caisson::sys {
 struct Credential {
   uint32_t uid = 0;
   uint32_t gid = 0;
+  // Empty: none. But they are left as they are where gid_mappings is set and
+  // gid_mappings_enable_setgroups is off: Linux refuses setgroups(2) then.
   std::vector<uint32_t> groups = {};
   bool no_set_groups = false;  // leave the supplementary groups as they are
 };
@@ -43,13 +45,20 @@ struct SysProcIDMap {
   int64_t size = 0;
 };
 
-// In the order in which the child applies them, but for the namespaces.
+// The child applies them in the order of Step, below.
 struct SysProcAttr {
-  // Set on clone: any CLONE_* but those that would let the child change the caller (see
-  // check_attributes in sys/start_check.cc: EINVAL).
+  // Set on clone: any CLONE_* of clone_flags.h. EINVAL for
+  //  - CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, and CLONE_FS together with dir or chroot: the
+  //  child
+  //    would change the caller;
+  //  - CLONE_SETTLS, CLONE_PARENT_SETTID, CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID: they take
+  //    pointers;
+  //  - CLONE_DETACHED, unknown bits, and CLONE_INTO_CGROUP without use_cgroup_fd.
+  // Accepted without effect, because a start decides them itself: CLONE_VM, CLONE_VFORK,
+  // CLONE_CLEAR_SIGHAND, CLONE_PIDFD (EINVAL for fork_exec()).
   uint64_t clone_flags = 0;
-  // Unshared by the child, after its process group and terminal. With CLONE_NEWNS all mounts also
-  // become private to it.
+  // Unshared by the child, after its session, process group and foreground, before its root and
+  // credential. With CLONE_NEWNS all mounts also become private to it.
   uint64_t unshare_flags = 0;
   // Written for a CLONE_NEWUSER in either set of flags. An ordinary user may map itself, with
   // gid_mappings_enable_setgroups off.
@@ -66,8 +75,11 @@ struct SysProcAttr {
   // Make that process group (implies setpgid) the terminal's foreground one. `ctty` is the
   // caller's descriptor. Not together with setctty.
   bool foreground = false;
-  bool noctty = false;   // give up the controlling terminal (descriptor 0)
-  bool setctty = false;  // take `ctty`, the child's descriptor; needs setsid
+  // These two come after the files.
+  bool noctty = false;  // give up the controlling terminal, the child's descriptor 0
+  // Take `ctty`, the child's descriptor; needs setsid. With CAP_SYS_ADMIN it is taken away from
+  // another session that has it, which loses its terminal (ioctl_tty(2), TIOCSCTTY with 1).
+  bool setctty = false;
   int ctty = 0;
 
   std::string chroot = {};  // the working directory stays outside unless `dir` is set too
@@ -97,10 +109,10 @@ enum class Step : uint8_t {
   kAttributes,    // what was asked for makes no sense; StartError::detail names the field
   kReport,        // the socket between caller and child
   kClone,         // clone3(2), clone(2)
-  kUidMap,        // /proc/PID/uid_map
+  kUidMap,        // /proc/PID/uid_map; ESRCH: /proc is not of our PID namespace
   kSetgroupsMap,  // /proc/PID/setgroups
   kGidMap,        // /proc/PID/gid_map
-  kChild,         // the child was killed before it could run the program
+  kChild,         // ESRCH: the child was killed before it could run the program
   // In the child, in this order.
   kSignalReset,  // rt_sigaction(2); only where the host lacks CLONE_CLEAR_SIGHAND
   kCgroup,       // cgroup.procs; only where the host lacks CLONE_INTO_CGROUP
@@ -189,7 +201,7 @@ class Process {
 Result<Process, StartError> start_process(const std::string& path,
                                           const std::vector<std::string>& argv,
                                           const ProcAttr& attr = {});
-// The same; only the number comes back.
+// The same; only the number comes back, so CLONE_PIDFD in clone_flags is EINVAL.
 Result<int, StartError> fork_exec(const std::string& path, const std::vector<std::string>& argv,
                                   const ProcAttr& attr = {});
 
@@ -210,8 +222,10 @@ Result<Process, StartError> start_function(ChildFunction function, void* argumen
 // Does a start with these attributes copy the caller's memory map first, as fork(2) does? True for
 //  - credential: a process that changes its ids makes the memory it runs in undumpable, and that
 //    must not happen to the caller's;
-//  - CLONE_NEWTIME, and unshare_flags with CLONE_VM or CLONE_SIGHAND: Linux refuses them for shared
-//    memory.
+//  - CLONE_NEWTIME in clone_flags, CLONE_VM or CLONE_SIGHAND in unshare_flags: Linux, or older
+//    versions of it, refuse them for shared memory; CLONE_NEWTIME in unshare_flags goes the same
+//    way.
+// start_function() copies it always.
 bool copies_memory(const ProcAttr& attr);
 
 }  // namespace caisson::sys
