@@ -4,8 +4,9 @@
 // Rules. The child may share its memory with the caller, whose other threads run on; their locks
 // may be held for ever as far as the child is concerned. So, here:
 //  - raw system calls only: no libc, no errno, no thread-local variable;
-//  - no allocation, no lock, no call to a function of another file (tests/child_symbols checks that
-//    this file's object refers to none); nothing here is instrumented by sanitizers;
+//  - no allocation, no lock, no call to a function of another file (the test sys_child_symbols
+//  checks
+//    that this file's object refers to none); nothing here is instrumented by sanitizers;
 //  - nothing of the caller's is written but the plan's result fields and its report_fd;
 //  - a small stack: kChildStackSize in start.cc;
 //  - every step that can fail has a name (Step) and ends the child through fail().
@@ -66,10 +67,10 @@ long must(ChildPlan* plan, Step step, RawResult result, int index = -1) {
 void settle_report_fd(ChildPlan* plan) {
   if (plan->report_fd < 0) return;
   raw_syscall(SYS_close, plan->report_caller_fd).ignore();
-  const int first_free = plan->file_count < 3 ? 3 : plan->file_count;
-  if (plan->report_fd >= first_free) return;
-  plan->report_fd = static_cast<int>(must(
-      plan, Step::kReport, raw_syscall(SYS_fcntl, plan->report_fd, F_DUPFD_CLOEXEC, first_free)));
+  if (plan->report_fd >= plan->first_free) return;
+  plan->report_fd = static_cast<int>(
+      must(plan, Step::kReport,
+           raw_syscall(SYS_fcntl, plan->report_fd, F_DUPFD_CLOEXEC, plan->first_free)));
 }
 
 struct KernelSigaction {
@@ -183,7 +184,6 @@ void set_pdeathsig(ChildPlan* plan) {
 }
 
 void place_files(ChildPlan* plan) {
-  const int first_free = plan->file_count < 3 ? 3 : plan->file_count;
   int saved = -1;
   for (size_t i = 0; i < plan->file_step_count; ++i) {
     const FileStep& step = plan->file_steps[i];
@@ -196,8 +196,8 @@ void place_files(ChildPlan* plan) {
         break;
       case FileStep::kSave:
         saved = static_cast<int>(
-            must(plan, Step::kFiles, raw_syscall(SYS_fcntl, step.from, F_DUPFD_CLOEXEC, first_free),
-                 step.to));
+            must(plan, Step::kFiles,
+                 raw_syscall(SYS_fcntl, step.from, F_DUPFD_CLOEXEC, plan->first_free), step.to));
         break;
       case FileStep::kCopySaved:
         must(plan, Step::kFiles, raw_syscall(SYS_dup3, saved, step.to, 0), step.to);
@@ -219,7 +219,8 @@ RawResult close_others(ChildPlan* plan, int first) {
   return raw_syscall(SYS_close_range, plan->report_fd + 1, static_cast<long>(~0u), 0);
 }
 
-// Hosts before Linux 5.11 (5.9 for functions) and old containers: what /proc/self/fd lists is marked, or closed.
+// Hosts before Linux 5.11 (5.9 for functions) and old containers: what /proc/self/fd lists is
+// marked, or closed.
 void mark_others_by_listing(ChildPlan* plan, int first) {
   struct Entry {
     uint64_t ino;
@@ -255,7 +256,7 @@ void mark_others_by_listing(ChildPlan* plan, int first) {
 
 void mark_others(ChildPlan* plan) {
   if (!plan->close_others) return;
-  const int first = plan->file_count < 3 ? 3 : plan->file_count;
+  const int first = plan->first_free;
   const RawResult marked =
       plan->function != nullptr
           ? close_others(plan, first)

@@ -1,8 +1,9 @@
 // ChildPlan: all that the child does between clone and exec (or its function), prepared by the
 // caller.
 //
-// One per start, on the caller's stack. In shared-memory mode the child reads and writes the very
-// object; in copied-memory mode its own copy, and it reports through report_fd.
+// One per start, on the caller's stack. A child in shared memory reads and writes the very object,
+// in copied memory its own copy. It reports through report_fd where there is one (copied memory, or
+// id maps for the caller to write), else in the result fields.
 #pragma once
 
 #include <cstddef>
@@ -67,6 +68,7 @@ struct ChildPlan {
   const FileStep* file_steps = nullptr;
   size_t file_step_count = 0;
   int file_count = 0;
+  int first_free = 3;  // above the places of all files and of the standard descriptors
   bool close_others = true;
 
   uint64_t caller_mask = 0;  // the caller's signal mask

@@ -5,26 +5,23 @@
 #include "caisson/sys/environment.h"
 #include "caisson/sys/start.h"
 #include "host/raw_syscall.h"
+#include "sys/exec_strings.h"
 
 namespace caisson::sys {
 
 using host::raw_arg;
 using host::raw_syscall;
 using host::RawResult;
+using internal::holds_nul;
 
 namespace {
-
-bool holds_nul(const std::string& text) { return text.find('\0') != std::string::npos; }
 
 Result<void> exec_with(const std::string& path, const std::vector<std::string>& argv,
                        char* const* envp) {
   if (holds_nul(path) || argv.empty()) return Errno(EINVAL);
-  std::vector<char*> pointers;
-  for (const std::string& text : argv) {
+  for (const std::string& text : argv)
     if (holds_nul(text)) return Errno(EINVAL);
-    pointers.push_back(const_cast<char*>(text.c_str()));
-  }
-  pointers.push_back(nullptr);
+  const std::vector<char*> pointers = internal::pointers_to(argv);
   return raw_syscall(SYS_execve, raw_arg(path.c_str()), raw_arg(pointers.data()), raw_arg(envp))
       .error();
 }

@@ -12,6 +12,7 @@
 #include "host/raw_syscall.h"
 #include "sys/child.h"
 #include "sys/clone.h"
+#include "sys/exec_strings.h"
 #include "sys/file_plan.h"
 #include "sys/function_child.h"
 #include "sys/id_maps.h"
@@ -49,14 +50,6 @@ class SignalBlock {
   uint64_t before_ = 0;
 };
 
-std::vector<char*> pointers_to(const std::vector<std::string>& strings) {
-  std::vector<char*> pointers;
-  pointers.reserve(strings.size() + 1);
-  for (const std::string& text : strings) pointers.push_back(const_cast<char*>(text.c_str()));
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
 // One start. Lives on the caller's stack for its duration; owns all that the plan points to.
 class Start {
  public:
@@ -93,11 +86,11 @@ class Start {
 };
 
 void Start::set_program(const std::string& path, const std::vector<std::string>& argv) {
-  argv_ = pointers_to(argv);
+  argv_ = internal::pointers_to(argv);
   plan_.path = path.c_str();
   plan_.argv = argv_.data();
   if (attr_.env) {
-    env_ = pointers_to(*attr_.env);
+    env_ = internal::pointers_to(*attr_.env);
     plan_.envp = env_.data();
   } else {
     environment_ = environment_snapshot();
@@ -117,6 +110,7 @@ Start::Start(const ProcAttr& attr) : attr_(attr), file_steps_(internal::plan_fil
   plan_.file_steps = file_steps_.data();
   plan_.file_step_count = file_steps_.size();
   plan_.file_count = static_cast<int>(attr.files.size());
+  plan_.first_free = std::max(plan_.file_count, 3);
   plan_.close_others = !attr.keep_other_files;
 
   const bool has_maps = !sys().uid_mappings.empty() || !sys().gid_mappings.empty();
@@ -322,10 +316,8 @@ Result<Process, StartError> start_function(ChildFunction function, void* argumen
 
 Result<int, StartError> fork_exec(const std::string& path, const std::vector<std::string>& argv,
                                   const ProcAttr& attr) {
-  if (auto problem = internal::check_attributes(path, argv, attr)) return std::move(*problem);
-  if ((attr.sys.clone_flags & CLONE_PIDFD) != 0)
-    return StartError{Step::kAttributes, Errno(EINVAL), -1,
-                      "clone_flags: CLONE_PIDFD is for start_process"};
+  if (auto problem = internal::check_fork_exec_attributes(path, argv, attr))
+    return std::move(*problem);
   Start start(attr);
   start.set_program(path, argv);
   auto process = start.run(/*want_pidfd=*/false);

@@ -2,7 +2,7 @@
 
 #include <linux/capability.h>
 
-#include <algorithm>
+#include "sys/exec_strings.h"
 
 namespace caisson::sys::internal {
 namespace {
@@ -16,8 +16,6 @@ StartError bad(std::string what, int error = EINVAL, int index = -1) {
 std::string entry(const char* field, size_t index) {
   return std::string(field) + "[" + std::to_string(index) + "]";
 }
-
-bool holds_nul(const std::string& text) { return text.find('\0') != std::string::npos; }
 
 Problem check_program(const std::string& path, const std::vector<std::string>& argv,
                       const ProcAttr& attr) {
@@ -40,8 +38,8 @@ Problem check_directories(const ProcAttr& attr) {
 }
 
 Problem check_clone_flags(const ProcAttr& attr) {
-  // The first four would let the child change or end the caller; the next take pointers that only a
-  // caller of clone(2) itself has; CLONE_DETACHED is refused by clone3(2).
+  // The first three would let the child change or end the caller; the next four take pointers that
+  // only a caller of clone(2) itself has; CLONE_DETACHED is refused by clone3(2).
   constexpr uint64_t kRefused = CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SETTLS |
                                 CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID |
                                 CLONE_DETACHED;
@@ -120,6 +118,15 @@ std::optional<StartError> check_attributes(const std::string& path,
                                            const ProcAttr& attr) {
   if (Problem problem = check_program(path, argv, attr)) return problem;
   return check_both_kinds(attr);
+}
+
+std::optional<StartError> check_fork_exec_attributes(const std::string& path,
+                                                     const std::vector<std::string>& argv,
+                                                     const ProcAttr& attr) {
+  if (Problem problem = check_attributes(path, argv, attr)) return problem;
+  if ((attr.sys.clone_flags & CLONE_PIDFD) != 0)
+    return bad("clone_flags: CLONE_PIDFD is for start_process");
+  return std::nullopt;
 }
 
 std::optional<StartError> check_function_attributes(ChildFunction function, const ProcAttr& attr) {

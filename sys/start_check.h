@@ -14,7 +14,10 @@ namespace caisson::sys::internal {
 std::optional<StartError> check_attributes(const std::string& path,
                                            const std::vector<std::string>& argv,
                                            const ProcAttr& attr);
-// The same for start_function().
+// The same for fork_exec() and start_function().
+std::optional<StartError> check_fork_exec_attributes(const std::string& path,
+                                                     const std::vector<std::string>& argv,
+                                                     const ProcAttr& attr);
 std::optional<StartError> check_function_attributes(ChildFunction function, const ProcAttr& attr);
 
 }  // namespace caisson::sys::internal
