@@ -1,5 +1,5 @@
-// Error: a sentence for a person plus an Errno, for the rooms that talk to people (runtime/, sys/,
-// embed/).
+// Error: a sentence for a person plus an Errno, for the rooms that talk to people (runtime/,
+// embed/); what sys/ says of a start (StartError) becomes one.
 //
 // Reads "while doing X: cause: No such file or directory". Guest-visible rooms use plain Errno.
 #pragma once

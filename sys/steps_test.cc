@@ -6,6 +6,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include <set>
+
 #include "sys/test_support.h"
 
 namespace caisson::sys {
@@ -39,11 +41,28 @@ struct Failing {
   std::string path = "/bin/true";
 };
 
+std::set<Step> failed_steps;  // by expect_failure()
+
+class Steps : public testing::Test {
+ protected:
+  // Every step has failed in some test, if all of them ran. kAttributes has its own file
+  // (bad_input_test.cc).
+  static void TearDownTestSuite() {
+    const testing::TestSuite& suite = *testing::UnitTest::GetInstance()->current_test_suite();
+    if (suite.test_to_run_count() != suite.total_test_count()) return;
+    for (int i = 0; i <= static_cast<int>(Step::kExec); ++i) {
+      const Step step = static_cast<Step>(i);
+      EXPECT_EQ(failed_steps.contains(step), step != Step::kAttributes) << step_name(step);
+    }
+  }
+};
+
 void expect_failure(const Failing& failing, const ProcAttr& attr) {
   const int before = open_descriptors();
   const auto attempt = [&] {
     auto process = start_process(failing.path, {"true"}, attr);
     ASSERT_FALSE(process.ok());
+    failed_steps.insert(process.error().step);
     EXPECT_EQ(process.error().step, failing.step) << process.error().text();
     EXPECT_EQ(process.error().code, Errno(failing.error)) << process.error().text();
     EXPECT_EQ(process.error().index, failing.index);
@@ -83,7 +102,7 @@ uint32_t second_free_fd() {
   return static_cast<uint32_t>(MUST(open("/dev/null", O_RDONLY | O_CLOEXEC)).get());
 }
 
-TEST(Steps, InTheCaller) {
+TEST_F(Steps, InTheCaller) {
   const ProcAttr mapped = in_user_namespace();
   expect_failure({Step::kReport,
                   EMFILE,
@@ -114,7 +133,7 @@ TEST(Steps, InTheCaller) {
                   {{SYS_setsid, kKill}}});
 }
 
-TEST(Steps, OrdinaryUsersMapOnlyThemselves) {
+TEST_F(Steps, OrdinaryUsersMapOnlyThemselves) {
   if (is_root()) GTEST_SKIP() << "needs an ordinary user";
   ProcAttr attr = in_user_namespace();
   attr.sys.uid_mappings[0].host_id = 0;
@@ -124,7 +143,7 @@ TEST(Steps, OrdinaryUsersMapOnlyThemselves) {
   expect_failure({Step::kGidMap, EPERM, "gid_map: Operation not permitted", attr});
 }
 
-TEST(Steps, SignalsCgroupAndMaps) {
+TEST_F(Steps, SignalsCgroupAndMaps) {
   expect_failure({Step::kSignalReset,
                   EPERM,
                   "signal reset[1]: Operation not permitted",
@@ -156,7 +175,7 @@ TEST(Steps, SignalsCgroupAndMaps) {
                   {{SYS_recvfrom, EIO, 0, child_end}}});
 }
 
-TEST(Steps, SessionAndTerminal) {
+TEST_F(Steps, SessionAndTerminal) {
   expect_failure({Step::kSetsid,
                   EPERM,
                   "setsid: Operation not permitted",
@@ -192,7 +211,7 @@ TEST(Steps, SessionAndTerminal) {
        })});
 }
 
-TEST(Steps, NamespacesRootAndCredential) {
+TEST_F(Steps, NamespacesRootAndCredential) {
   expect_failure({Step::kUnshare, EINVAL, "unshare: Invalid argument",
                   with([](ProcAttr& a) { a.sys.unshare_flags = 1; })});
   expect_failure({Step::kMountPrivate,
@@ -215,7 +234,7 @@ TEST(Steps, NamespacesRootAndCredential) {
        with([](ProcAttr& a) { a.sys.credential = Credential{.uid = 5, .gid = 0}; }, own)});
 }
 
-TEST(Steps, Capabilities) {
+TEST_F(Steps, Capabilities) {
   const auto caps = [](std::vector<uint32_t> list) {
     return with([&](ProcAttr& a) { a.sys.ambient_caps = std::move(list); }, in_user_namespace());
   };
@@ -237,7 +256,7 @@ TEST(Steps, Capabilities) {
                   1});
 }
 
-TEST(Steps, UpToExec) {
+TEST_F(Steps, UpToExec) {
   expect_failure({Step::kChdir, ENOENT, "chdir: No such file or directory",
                   with([](ProcAttr& a) { a.dir = "/nowhere"; })});
   expect_failure({Step::kPdeathsig,
@@ -281,8 +300,7 @@ TEST(Steps, UpToExec) {
   expect_failure(exec);
 }
 
-// kAttributes has its own file (bad_input_test.cc); all the others appear above.
-TEST(Steps, EveryStepHasItsOwnName) {
+TEST_F(Steps, EveryStepHasItsOwnName) {
   std::vector<std::string_view> names;
   for (int i = 0; i <= static_cast<int>(Step::kExec); ++i) {
     const std::string_view name = step_name(static_cast<Step>(i));
