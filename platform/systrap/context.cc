@@ -56,6 +56,11 @@ constexpr uint64_t kUcSigcontextSs = 2;
 constexpr uint64_t kUcStrictRestoreSs = 4;
 constexpr int kSysSeccomp = 1;
 
+GateRegisters gate_registers(const Registers& r) {
+  return {0,    r.rbx, 0, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8,
+          r.r9, r.r10, 0, r.r12, r.r13, r.r14, r.r15, r.rip, r.eflags};
+}
+
 // A base address that wrfsbase/wrgsbase accept; anything else would fault inside the stub.
 uint64_t canonical(uint64_t address) {
   uint64_t upper = address >> 47;
@@ -133,12 +138,12 @@ void SystrapContext::post(EventKind kind) {
 }
 
 void SystrapContext::write_gate(StubThread& thread) {
-  GateRegisters& g = thread.slot().regs;
-  g.rax = regs_.rax, g.rbx = regs_.rbx, g.rdx = regs_.rdx, g.rsi = regs_.rsi, g.rdi = regs_.rdi;
-  g.rbp = regs_.rbp, g.rsp = regs_.rsp, g.r8 = regs_.r8, g.r9 = regs_.r9, g.r10 = regs_.r10;
-  g.r12 = regs_.r12, g.r13 = regs_.r13, g.r14 = regs_.r14, g.r15 = regs_.r15;
-  g.rip = regs_.rip, g.rflags = regs_.eflags;
-  thread.slot().resume = SLOT_RESUME_BY_GATE;
+  Slot& slot = thread.slot();
+  slot.rax = regs_.rax;
+  GateRegisters g = gate_registers(regs_);
+  // Usually nothing else has changed: what is not written stays in the other CPU's cache.
+  if (memcmp(&g, &gate_, sizeof g) != 0) memcpy(&slot.regs, &g, sizeof g);
+  slot.resume = SLOT_RESUME_BY_GATE;
 }
 
 // Lays a host signal frame for the first resume of a thread, or for one that waits in the gate.
@@ -214,7 +219,7 @@ void SystrapContext::go(bool wake) {
   }
   if (fetching_) {
     slot.resume = SLOT_RESUME_TRAP;
-  } else if (thread.at_gate && !vector_dirty_) {
+  } else if (thread.at_gate && !vector_dirty_ && regs_.fs_base == gate_fs_ && regs_.gs_base == 0) {
     write_gate(thread);
   } else {
     write_frame(thread);
@@ -388,10 +393,11 @@ bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
 }
 
 void SystrapContext::read_gate(StubThread& thread) {
+  uint64_t rax = thread.slot().rax;
   GateRegisters g;
   memcpy(&g, &thread.slot().regs, sizeof g);
   uint64_t fs = thread.slot().fs;
-  regs_.rax = g.rax, regs_.rbx = g.rbx, regs_.rdx = g.rdx, regs_.rsi = g.rsi, regs_.rdi = g.rdi;
+  regs_.rax = rax, regs_.rbx = g.rbx, regs_.rdx = g.rdx, regs_.rsi = g.rsi, regs_.rdi = g.rdi;
   regs_.rbp = g.rbp, regs_.rsp = g.rsp, regs_.r8 = g.r8, regs_.r9 = g.r9, regs_.r10 = g.r10;
   regs_.r12 = g.r12, regs_.r13 = g.r13, regs_.r14 = g.r14, regs_.r15 = g.r15;
   regs_.rip = g.rip, regs_.eflags = g.rflags;
@@ -399,7 +405,9 @@ void SystrapContext::read_gate(StubThread& thread) {
   regs_.cs = kUserCs, regs_.ss = kUserSs;
   regs_.fs_base = canonical(fs);
   regs_.gs_base = 0;
-  regs_.orig_rax = g.rax;
+  regs_.orig_rax = rax;
+  gate_ = gate_registers(regs_);
+  gate_fs_ = regs_.fs_base;
   event_ = EventKind::kSyscall;
   syscall_arch_ = AUDIT_ARCH_X86_64;
   thread.at_gate = true;

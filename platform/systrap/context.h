@@ -75,6 +75,8 @@ class SystrapContext : public platform::Context {
   // Kept until the thread has made them all: an interrupt may have come first.
   CallerCall calls_[CALLS_MAX];
   uint32_t call_count_ = 0;
+  GateRegisters gate_{};  // as they were at the call gate
+  uint64_t gate_fs_ = 0;
   bool is_fresh_ = false;
   bool fetching_ = false;
   bool vector_dirty_ = true;       // vector_ is newer than what the thread has

@@ -181,8 +181,9 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
     if (!control.hot.compare_exchange_strong(none, 1)) return nullptr;
     state.hot = true;
   }
-  uint64_t begin = host::monotonic_ns();
-  uint64_t last = begin;
+  // The clock is looked at when the next request does not come at once.
+  uint64_t begin = 0;
+  uint64_t last = 0;
   for (;;) {
     for (int i = 0; i < 16; ++i) {
       if (platform::Context* context = take(state, i == 0)) {
@@ -196,6 +197,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
       _mm_pause();
     }
     uint64_t now = host::monotonic_ns();
+    if (begin == 0) begin = last = now;
     bool preempted = now - last > kPreemptedNs;
     if (preempted || now - begin > kPollNs || !may_poll(state)) {
       state.failures = std::min(state.failures + 1, 8u);

@@ -167,7 +167,7 @@ TEST_F(Hostile, ForgesRequestsOfAParkedSibling) {
         while (sibling == 0) usleep(100);
         usleep(2000);
         auto* state = reinterpret_cast<std::atomic<uint32_t>*>(sibling.load());
-        auto* entry = reinterpret_cast<std::atomic<uint32_t>*>(sibling.load() + 64);
+        auto* entry = reinterpret_cast<std::atomic<uint32_t>*>(sibling.load() + 24);
         for (uint32_t i = 0; i < 100000; ++i) {
           *entry = i % 5;
           *state = i % 6;

@@ -220,7 +220,7 @@ interrupted_private_wait:
         .balign 64
 gate_entry:
         mov     %gs:SLOT_SELF, %rcx
-        mov     %rax, SLOT_REGS+GATE_RAX(%rcx)
+        mov     %rax, SLOT_RAX(%rcx)
         mov     %rbx, SLOT_REGS+GATE_RBX(%rcx)
         mov     %rdx, SLOT_REGS+GATE_RDX(%rcx)
         mov     %rsi, SLOT_REGS+GATE_RSI(%rcx)
@@ -259,18 +259,21 @@ wait_start:
         or      %rdx, %rax
         mov     CONTROL_SPIN(%r12), %ecx
         lea     (%rax, %rcx), %r8
-1:      mov     SLOT_STATE(%rbx), %eax
+1:      mov     $16, %ecx               // a look costs less than the time
+2:      mov     SLOT_STATE(%rbx), %eax
         test    %eax, %eax
         jz      resume
-        cmp     $SLOT_STATE_REQUEST, %eax
-        jne     sleep
         pause
+        dec     %ecx
+        jnz     2b
+        cmp     $SLOT_STATE_REQUEST, %eax
+        jne     3f
         rdtsc
         shl     $32, %rdx
         or      %rdx, %rax
         cmp     %r8, %rax
         jb      1b
-        xor     %r8d, %r8d
+3:      xor     %r8d, %r8d
         jmp     sleep
 ring_and_sleep:
         lea     sleep(%rip), %r9
@@ -304,12 +307,12 @@ resume:
         jnz     make_calls
 resume_guest:
         mov     SLOT_RESUME(%rbx), %ecx
+        cmp     $SLOT_RESUME_BY_GATE, %ecx
+        je      gate_resume             // the bases are as they were
         mov     SLOT_RESUME_FS(%rbx), %rax
         wrfsbase %rax
         mov     SLOT_RESUME_GS(%rbx), %rax
         wrgsbase %rax
-        cmp     $SLOT_RESUME_BY_GATE, %ecx
-        je      gate_resume
         cmp     $SLOT_RESUME_TRAP, %ecx
         je      fetch
         cmp     $SLOT_RESUME_EXIT, %ecx
@@ -336,7 +339,7 @@ gate_resume:
         push    %r11
         popfq
         mov     SLOT_REGS+GATE_RIP(%rbx), %rcx
-        mov     SLOT_REGS+GATE_RAX(%rbx), %rax
+        mov     SLOT_RAX(%rbx), %rax
         mov     SLOT_REGS+GATE_RDX(%rbx), %rdx
         mov     SLOT_REGS+GATE_RSI(%rbx), %rsi
         mov     SLOT_REGS+GATE_RDI(%rbx), %rdi
@@ -378,7 +381,7 @@ site_protect:
         mov     SLOT_RESUME_FRAME(%rbx), %eax
         cmpl    $SLOT_RESUME_BY_FRAME, SLOT_RESUME(%rbx)
         je      5f
-        add     %rbp, SLOT_REGS+GATE_RAX(%rbx)
+        add     %rbp, SLOT_RAX(%rbx)
         jmp     6f
 5:      add     %rbp, UCONTEXT_RAX(%rbx, %rax)
 6:      xor     %eax, %eax

@@ -34,27 +34,27 @@
 #define FD_FIRST_DYNAMIC 8  // acknowledgement files and host files, numbers chosen by the kernel
 
 // ---- Slot fields (byte offsets).
-#define SLOT_STATE 0           // u32, futex word: SLOT_STATE_*
-#define SLOT_WAITING 4         // u32: the guest waits in the host's futex; a hint
-#define SLOT_SELF 8            // u64: the slot's address in the stub
-#define SLOT_GATE 16           // u64: address of the stub's call gate
-#define SLOT_ENTRY 64          // u32: SLOT_ENTRY_*, written by the stub
-#define SLOT_SIGNO 68          // u32
-#define SLOT_FRAME 72          // u32: offset of the host's struct ucontext in the slot
-#define SLOT_INFO 76           // u32: offset of the host's siginfo_t in the slot
-#define SLOT_FS 80             // u64
-#define SLOT_GS 88             // u64
-#define SLOT_RESUME 128        // u32: SLOT_RESUME_*, written by the kernel
-#define SLOT_RESUME_FRAME 132  // u32: offset of the ucontext to return to
-#define SLOT_RESUME_FS 136     // u64
-#define SLOT_RESUME_GS 144     // u64
-#define SLOT_CALLS 152         // u32: calls to make before the guest goes on, | CALLS_AWAITED
-#define SLOT_WAIT_RETURN 160   // u64: where the guest goes on after a private wait
-#define SLOT_REGS 192          // 18 x u64 saved by the call gate: GATE_* order below
+#define SLOT_STATE 0          // u32, futex word: SLOT_STATE_*
+#define SLOT_WAITING 4        // u32: the guest waits in the host's futex; a hint
+#define SLOT_SELF 8           // u64: the slot's address in the stub
+#define SLOT_GATE 16          // u64: address of the stub's call gate
+#define SLOT_ENTRY 24         // u32: SLOT_ENTRY_*, written by the stub
+#define SLOT_RESUME 28        // u32: SLOT_RESUME_*, written by the kernel
+#define SLOT_CALLS 32         // u32: calls to make before the guest goes on, | CALLS_AWAITED
+#define SLOT_RESUME_FRAME 36  // u32: offset of the ucontext to return to
+#define SLOT_FS 40            // u64
+#define SLOT_RESUME_FS 48     // u64
+#define SLOT_RAX 56         // u64: rax at the call gate, both ways: most answers fit into this line
+#define SLOT_SIGNO 68       // u32
+#define SLOT_FRAME 72       // u32: offset of the host's struct ucontext in the slot
+#define SLOT_INFO 76        // u32: offset of the host's siginfo_t in the slot
+#define SLOT_GS 88          // u64
+#define SLOT_RESUME_GS 144  // u64
+#define SLOT_WAIT_RETURN 160  // u64: where the guest goes on after a private wait
+#define SLOT_REGS 192         // 18 x u64 saved by the call gate: GATE_* order below
 
 #define SLOT_CALL 384  // CALLS_MAX calls
 
-#define GATE_RAX 0
 #define GATE_RBX 8
 #define GATE_RCX 16
 #define GATE_RDX 24
@@ -152,8 +152,9 @@ template <typename T>
 using Shared = T;
 #endif
 
+// The first place is unused: rax is Slot::rax.
 struct GateRegisters {
-  uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip,
+  uint64_t unused, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip,
       rflags;
 };
 
@@ -167,18 +168,22 @@ struct Slot {
   Shared<uint32_t> waiting;
   uint64_t self;
   uint64_t gate;
-  alignas(64) uint32_t entry;
+  uint32_t entry;
+  uint32_t resume;
+  Shared<uint32_t> calls;
+  uint32_t resume_frame;
+  uint64_t fs;
+  uint64_t resume_fs;
+  uint64_t rax;
+  uint32_t pad0;
   uint32_t signo;
   uint32_t frame;
   uint32_t info;
-  uint64_t fs;
+  uint64_t pad1;
   uint64_t gs;
-  alignas(64) uint32_t resume;
-  uint32_t resume_frame;
-  uint64_t resume_fs;
+  alignas(64) uint64_t pad2[2];
   uint64_t resume_gs;
-  Shared<uint32_t> calls;
-  uint32_t pad0;
+  uint64_t pad3;
   uint64_t wait_return;
   alignas(64) GateRegisters regs;
   alignas(64) CallerCall call[CALLS_MAX];

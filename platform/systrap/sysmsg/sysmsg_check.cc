@@ -18,6 +18,7 @@ static_assert(offsetof(Slot, resume_fs) == SLOT_RESUME_FS);
 static_assert(offsetof(Slot, resume_gs) == SLOT_RESUME_GS);
 static_assert(offsetof(Slot, waiting) == SLOT_WAITING && offsetof(Slot, calls) == SLOT_CALLS);
 static_assert(offsetof(Slot, wait_return) == SLOT_WAIT_RETURN);
+static_assert(offsetof(Slot, rax) == SLOT_RAX && SLOT_RAX + 8 == 64);
 static_assert(offsetof(Slot, regs) == SLOT_REGS && offsetof(Slot, call) == SLOT_CALL);
 static_assert(sizeof(CallerCall) == CALL_SIZE && offsetof(CallerCall, args) == CALL_ARGS);
 static_assert(CALLS_MAX <= CALLS_COUNT_MASK && (CALLS_AWAITED & CALLS_COUNT_MASK) == 0);
