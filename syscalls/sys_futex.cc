@@ -192,7 +192,12 @@ class RecallOperation final : public Operation {
     uint64_t now = host::monotonic_ns();
     if (give_up_ == 0) give_up_ = now + kPatience;
     next_ = now + kLook;
-    if (mm_->address_space().recall_private_waiters() != 0 && now < give_up_) return MustWait{};
+    bool all_here = mm_->address_space().recall_private_waiters() == 0;
+    // Once some have come, one look more: they may not be queued yet.
+    bool is_settled = all_here && (looks_ == 0 || were_all_here_);
+    ++looks_;
+    were_all_here_ = all_here;
+    if (!is_settled && now < give_up_) return MustWait{};
     Result<uint64_t> done = then_(task);
     if (!done.ok()) return done.error();
     return done.value();
@@ -209,6 +214,8 @@ class RecallOperation final : public Operation {
   Ref<MemoryManager> mm_;
   Then then_;
   uint64_t give_up_ = 0;
+  int looks_ = 0;
+  bool were_all_here_ = false;
   uint64_t next_ = 0;
 };
 

@@ -196,13 +196,17 @@ void SystrapContext::give_back_protects() {
   call_count_ = static_cast<uint32_t>(end - calls_);
 }
 
-void SystrapContext::go(bool wake) {
+bool SystrapContext::take_interrupt() {
   // Not while the vector state is fetched: the task needs it before it can act on the interrupt.
-  if (!fetching_ && interrupt_requested_.load() && interrupt_requested_.exchange(false)) {
-    give_back_protects();
-    post(EventKind::kInterrupt);
-    return;
-  }
+  if (fetching_ || !interrupt_requested_.load() || !interrupt_requested_.exchange(false))
+    return false;
+  give_back_protects();
+  post(EventKind::kInterrupt);
+  return true;
+}
+
+void SystrapContext::go(bool wake) {
+  if (wake && take_interrupt()) return;
   StubThread& thread = *thread_.load();
   if (thread.scheduling_id != scheduling_id_.load()) apply_scheduling(thread);
   Ref<StubProcess> process(space_->process());

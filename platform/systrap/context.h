@@ -42,6 +42,8 @@ class SystrapContext : public platform::Context {
   // Hands the thread over. Precondition: there is a thread and the process is quiet, or the mapper
   // is about to be told to let the thread run when it is (`wake` is false).
   void go(bool wake = true);
+  // An interrupt came while the kernel had the task: posts the event and says so.
+  bool take_interrupt();
   // Its thread has not run since attach().
   bool is_fresh() const { return is_fresh_; }
   // Reads what the stub says, once. Precondition: the thread was claimed. Sets event(); a broken

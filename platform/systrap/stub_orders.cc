@@ -157,18 +157,23 @@ void StubProcess::defer(std::unique_ptr<platform::Deferred> work) {
 
 size_t StubProcess::recall_private_waiters() {
   bool first = orders_->answers.exchange(0) != 0;
-  std::vector<std::pair<StubThread*, uint64_t>> waiting;
+  std::vector<std::pair<StubThread*, uint64_t>> told;
+  size_t outstanding = 0;
   {
     MutexLock lock(mu_);
+    // All that are in the guest: who is about to wait has not said so yet.
     for (StubThread* thread : threads_) {
       uint64_t word = thread->phase().load();
-      if (StubThread::phase_of(word) != Phase::kGuest) continue;
-      // One that is about to wait has not said so yet when this is called first.
-      if (first || thread->slot().waiting.load() != 0) waiting.emplace_back(thread, word);
+      if (first && StubThread::phase_of(word) == Phase::kGuest)
+        recalled_.emplace_back(thread, word);
     }
+    std::erase_if(recalled_,
+                  [](const auto& item) { return item.first->phase().load() != item.second; });
+    if (first) told = recalled_;
+    outstanding = recalled_.size();
   }
-  for (auto [thread, word] : waiting) interrupt_thread(*thread, word);
-  return waiting.size();
+  for (auto [thread, word] : told) interrupt_thread(*thread, word);
+  return outstanding;
 }
 
 size_t StubProcess::mapping_count() const {
@@ -365,6 +370,8 @@ void StubProcess::process_acks() {
 
 void StubProcess::hold(SystrapContext& context) {
   bool by_mapper = false;
+  // Once the mapper is told to let the thread run, there is no way back.
+  if (context.take_interrupt()) return;
   {
     MutexLock lock(mu_);
     if (state_ != State::kDying && state_ != State::kGone) {

@@ -387,6 +387,7 @@ void StubProcess::reuse(uint64_t trust_domain) {
   MutexLock lock(mu_);
   orders_->answers.store(systrap_.stub_answers() ? 1 : 0);
   orders_->waiters.store(0);
+  recalled_.clear();
   if (state_ == State::kPooled) state_ = State::kReady;
   recycle_seq_ = 0;
   CHECK(!used_ || trust_domain_ == trust_domain);

@@ -168,6 +168,8 @@ class StubProcess : public RefCounted<StubProcess> {
   std::deque<std::pair<uint64_t, RefOrNull<SystrapFile>>> files_ GUARDED_BY(mu_);
   std::deque<Quarantined> deferred_ GUARDED_BY(mu_);
   std::vector<SystrapContext*> held_ GUARDED_BY(mu_);
+  // Threads that recall_private_waiters() has interrupted, with the phase that they must leave.
+  std::vector<std::pair<StubThread*, uint64_t>> recalled_ GUARDED_BY(mu_);
   std::deque<SystrapContext*> want_thread_ GUARDED_BY(mu_);
   std::vector<StubThread*> threads_ GUARDED_BY(mu_);  // all, parked or not
   std::vector<StubThread*> parked_ GUARDED_BY(mu_);
