@@ -209,7 +209,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   void adjust_for_handler(uint64_t action_flags);
 
   void begin_exit(CurrentTask& current);
-  RefOrNull<MemoryManager> leave_address_space(CurrentTask& current);
+  void leave_address_space(CurrentTask& current);
   void exit_notify();
 
   RunState run_state_{RunGuest{}};  // own

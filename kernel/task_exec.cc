@@ -198,6 +198,6 @@ void Task::take_over_leadership() {
   }
 }
 
-void Task::give_up_address_space(CurrentTask& current) { (void)leave_address_space(current); }
+void Task::give_up_address_space(CurrentTask& current) { leave_address_space(current); }
 
 }  // namespace caisson

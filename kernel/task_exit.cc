@@ -15,8 +15,7 @@ namespace caisson {
 Task::Next Task::turn_exit(CurrentTask& current) {
   RefOrNull<Task> keep(this);
   begin_exit(current);
-  // Who waits for this end does not wait until the memory is given back.
-  RefOrNull<MemoryManager> former = leave_address_space(current);
+  leave_address_space(current);
   set_files(nullptr);
   set_fs(nullptr);
   exit_notify();
@@ -65,7 +64,7 @@ void Task::begin_exit(CurrentTask& current) {
 }
 
 // Linux: exit_mm_release(). Also the step of exec in which the old address space is given up.
-RefOrNull<MemoryManager> Task::leave_address_space(CurrentTask&) {
+void Task::leave_address_space(CurrentTask&) {
   RefOrNull<MemoryManager> mm = mm_;
   if (mm) {
     if (robust_list != 0)
@@ -88,11 +87,11 @@ RefOrNull<MemoryManager> Task::leave_address_space(CurrentTask&) {
   context->attach(nullptr);
   earlier_cpu_ns_.fetch_add(used, std::memory_order_relaxed);
   set_mm(nullptr);
+  mm = nullptr;
   if (vfork_done) {
     vfork_done->complete();
     vfork_done = nullptr;
   }
-  return mm;
 }
 
 // Leaves the tree, or becomes a zombie in it. Linux: exit_notify(), release_task().

@@ -211,6 +211,8 @@ void StubProcess::pump_locked() {
     pending_.pop_front();
     posted = true;
   }
+  // What is left waits for an acknowledgement; a worker looks for one before it sleeps.
+  if (!pending_.empty()) orders_->ring.store(1);
   if (!posted) return;
   bool awaited = !held_.empty() || !deferred_.empty() || !pending_.empty() || clone_seq_ != 0 ||
                  recycle_seq_ != 0;
@@ -224,7 +226,8 @@ void StubProcess::pump_locked() {
 // Gives the pending orders to the thread of `context` if that is possible.
 bool StubProcess::give_calls_locked(SystrapContext& context) {
   StubThread* thread = context.thread();
-  if (!systrap_.stub_calls() || thread == nullptr || pending_.empty() ||
+  // Held tasks wait for an acknowledgement, which these orders would not bring.
+  if (!systrap_.stub_calls() || thread == nullptr || pending_.empty() || !held_.empty() ||
       pending_protects_ != pending_.size() || posted_seq_ != acked_seq_ ||
       (!deferred_.empty() && deferred_.back().seq > posted_seq_) ||
       !context.has_room_for_calls(pending_.size()) ||
@@ -307,6 +310,8 @@ void StubProcess::order_deadline_passed(uint64_t seen) {
   MutexLock lock(mu_);
   deadline_armed_ = false;
   if (state_ == State::kDying || state_ == State::kGone) return;
+  pump_locked();  // the caller may have been done since
+  if (state_ == State::kDying) return;
   bool awaits_caller = !pending_.empty() && !calls_made_locked();
   if (posted_seq_ == acked_seq_ && !awaits_caller) return;
   if (acked_seq_ + callers_ == seen) {
@@ -378,11 +383,6 @@ void StubProcess::hold(SystrapContext& context) {
       if (give_calls_locked(context)) {
         std::erase_if(unposted, [this](const Ref<StubProcess>& p) { return p.get() == this; });
       } else if (context.is_fresh() && context.thread() != nullptr && state_ != State::kRecycling) {
-        // The mapper lets it run, after the orders before: FUTEX_WAKE_OP stores RUN and wakes it.
-        uint64_t state = context.thread()->address() + SLOT_STATE;
-        Pending wake;
-        wake.order = {SYS_futex, {state, FUTEX_WAKE_OP, 1, 0, state, SLOT_STATE_RUN}, 0};
-        queue_locked(std::move(wake));
         by_mapper = true;
       } else {
         pump_locked();
@@ -390,18 +390,31 @@ void StubProcess::hold(SystrapContext& context) {
           held_.push_back(&context);
           context.held.store(true);
           orders_->ring.store(1);  // a worker looks for acknowledgements before it sleeps
+          ++turn;
           return;
         }
       }
     }
   }
+  ++turn;
   if (dead()) {
     context.post(platform::EventKind::kDied);
     return;
   }
+  if (!by_mapper) {
+    context.go();
+    return;
+  }
+  // The mapper lets it run, after the orders before: FUTEX_WAKE_OP stores RUN and wakes it. Told
+  // only when the thread is the guest's: anybody may post what is queued.
   Ref<StubProcess> keep(*this);
-  context.go(!by_mapper);
-  if (by_mapper) pump();
+  uint64_t state = context.thread()->address() + SLOT_STATE;
+  context.go(false);
+  Pending wake;
+  wake.order = {SYS_futex, {state, FUTEX_WAKE_OP, 1, 0, state, SLOT_STATE_RUN}, 0};
+  MutexLock lock(mu_);
+  queue_locked(std::move(wake));
+  pump_locked();
 }
 
 }  // namespace caisson::systrap

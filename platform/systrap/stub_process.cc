@@ -244,6 +244,13 @@ void StubProcess::return_thread(StubThread& thread) {
   MutexLock lock(mu_);
   thread.context = nullptr;
   if (state_ == State::kDying) return;
+  // Its calls are made or taken back; the slot may soon be another process's.
+  if (caller_.load() == &thread) {
+    thread.slot().calls.store(0);
+    caller_.store(nullptr);
+    if (caller_awaited_.exchange(false)) pump_locked();
+    if (state_ == State::kDying) return;
+  }
   if (state_ == State::kGone) {
     thread.start_generation(Phase::kGone);
     systrap_.free_thread(thread);
@@ -334,6 +341,7 @@ void StubProcess::on_death(StubThread* thread) {
     } else {
       systrap_.event_loop().unwatch(thread->pidfd.get());
       --alive_;
+      if (caller_.load() == thread) caller_.store(nullptr);
       bool expected = StubThread::phase_of(thread->phase().load()) == Phase::kGone;
       if (!expected) kill_locked("a stub thread died");
       thread->pidfd.reset();
