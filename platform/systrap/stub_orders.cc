@@ -217,9 +217,11 @@ void StubProcess::pump_locked() {
   bool awaited = !held_.empty() || !deferred_.empty() || !pending_.empty() || clone_seq_ != 0 ||
                  recycle_seq_ != 0;
   orders_->ring.store(awaited ? 1 : 0);
+  // Watched first: the mapper rings nobody while a worker polls, and that one must find it on the
+  // list.
+  if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
   orders_->tail.store(static_cast<uint32_t>(posted_seq_));
   raw_syscall(SYS_futex, raw_arg(&orders_->tail), FUTEX_WAKE, 1).ignore();
-  if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
   arm_order_deadline_locked();
 }
 
