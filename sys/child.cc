@@ -275,10 +275,13 @@ void set_terminal(ChildPlan* plan) {
   if (plan->setctty) must(plan, Step::kSetctty, raw_syscall(SYS_ioctl, plan->ctty, TIOCSCTTY, 1));
 }
 
+// A traced child stops for every signal that is not blocked, and a caller that traces it sleeps
+// until exec: only the trap of exec gets through then, and there the caller sets its mask.
 void restore_signal_mask(ChildPlan* plan) {
+  constexpr uint64_t kAllButTrap = ~(uint64_t{1} << (SIGTRAP - 1));
+  const uint64_t mask = plan->caller_traces ? kAllButTrap : plan->caller_mask;
   must(plan, Step::kSignalMask,
-       raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&plan->caller_mask), 0,
-                   sizeof(plan->caller_mask)));
+       raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&mask), 0, sizeof(mask)));
 }
 
 // A record lock is this process's alone, and exec closes what it is on.

@@ -83,6 +83,7 @@ struct ChildPlan {
   bool noctty = false;
   bool setctty = false;
   bool ptrace = false;
+  bool caller_traces = false;  // ptrace, and the tracer is the caller, which sleeps until exec
   bool has_credential = false;
   bool set_groups = false;
   int pgid = 0;

@@ -1,6 +1,7 @@
 #include "caisson/sys/start.h"
 
 #include <fcntl.h>
+#include <linux/ptrace.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -65,6 +66,7 @@ class Start {
   bool wait_for_exec() const;
   std::optional<StartError> outcome_from_memory() const;
   void reap(int pid) const;
+  void set_mask_of_traced(int pid) const;
 
   const SysProcAttr& sys() const { return attr_.sys; }
   // Both parts run at a time, so a socket connects them instead of vfork's suspension.
@@ -125,6 +127,7 @@ Start::Start(const ProcAttr& attr) : attr_(attr), file_steps_(internal::plan_fil
   plan_.setctty = sys().setctty;
   plan_.ctty = sys().ctty;
   plan_.ptrace = sys().ptrace;
+  plan_.caller_traces = sys().ptrace && (sys().clone_flags & CLONE_PARENT) == 0;
   if (sys().credential) {
     const Credential& credential = *sys().credential;
     plan_.has_credential = true;
@@ -207,7 +210,25 @@ Result<Process, StartError> Start::run(bool want_pidfd) {
     reap(pid);
     return std::move(*problem);
   }
+  if (plan_.caller_traces) set_mask_of_traced(pid);
   return process;
+}
+
+// At the stop of exec, which stays to be waited for (see restore_signal_mask() in child.cc). Asking
+// again and again does not depend on the stop's report: another thread's wait may take it.
+void Start::set_mask_of_traced(int pid) const {
+  const uint64_t mask = plan_.caller_mask;
+  const struct timespec pause = {.tv_sec = 0, .tv_nsec = 50'000};
+  for (;;) {
+    const RawResult set =
+        raw_syscall(SYS_ptrace, PTRACE_SETSIGMASK, pid, sizeof(mask), raw_arg(&mask));
+    if (set.value() != -ESRCH) return;
+    siginfo_t ended{};
+    const RawResult asked = raw_syscall(SYS_waitid, P_PID, pid, raw_arg(&ended),
+                                        WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
+    if (!asked.ok() || ended.si_pid != 0) return;
+    raw_syscall(SYS_nanosleep, raw_arg(&pause), 0).ignore();
+  }
 }
 
 // vfork(2) order: when clone has returned here, the child runs its program or has ended.

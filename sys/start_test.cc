@@ -227,6 +227,48 @@ TEST(Start, PtraceStopsAtExec) {
   }
 }
 
+// A pending signal must not stop the child while its tracer, this thread, sleeps until exec. At the
+// stop the mask is the caller's.
+TEST(Start, PtraceStartsWhileSignalsArrive) {
+  ProcAttr leads;
+  leads.sys.setpgid = true;
+  auto group = start_process("/bin/sleep", {"sleep", "100"}, leads);
+  ASSERT_TRUE(group.ok());
+  std::atomic<bool> stop{false};
+  std::thread sender([&] {
+    while (!stop) kill(-group->pid(), SIGURG).ok();
+  });
+  ProcAttr attr;
+  attr.sys.ptrace = true;
+  attr.sys.setpgid = true;
+  attr.sys.pgid = group->pid();
+  ProcAttr copied = attr;
+  copied.sys.credential = Credential{.uid = geteuid(), .gid = getegid(), .no_set_groups = true};
+  sigset_t term;
+  sigset_t before_mask;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &term, &before_mask);
+  for (int i = 0; i < 50; ++i) {
+    auto process = start_process("/bin/true", {"true"}, i % 2 == 0 ? attr : copied);
+    EXPECT_TRUE(process.ok());
+    if (!process.ok()) break;
+    const std::string number = std::to_string(process->pid());
+    const UniqueFd status = MUST(open("/proc/" + number + "/status", O_RDONLY | O_CLOEXEC));
+    const std::string text = test::read_all(status.get());
+    EXPECT_NE(text.find("SigBlk:\t0000000000004000\n"), std::string::npos) << text;
+    EXPECT_EQ(MUST(process->wait()).status.stop_signal(), Signal(SIGTRAP));
+    EXPECT_TRUE(process->kill(SIGKILL).ok());
+    while (MUST(process->wait()).status.stopped()) {
+    }
+  }
+  pthread_sigmask(SIG_SETMASK, &before_mask, nullptr);
+  stop = true;
+  sender.join();
+  EXPECT_TRUE(group->kill(SIGKILL).ok());
+  EXPECT_EQ(MUST(group->wait()).status.signal(), Signal(SIGKILL));
+}
+
 // An event's number is where wait4(2) puts it.
 TEST(Start, PtraceEventsAreReported) {
   ProcAttr attr;
