@@ -24,7 +24,7 @@ FunctionCall make_function_call(ChildFunction function, void* argument) {
   return call;
 }
 
-void run_function_call(void* data) {
+void run_function_call(void* data) noexcept {
   const auto& call = *static_cast<const FunctionCall*>(data);
   // The C library's locks and pthread_kill() go by the number that it keeps.
   if (call.thread_id != nullptr)

@@ -19,7 +19,8 @@ struct FunctionCall {
 };
 
 FunctionCall make_function_call(ChildFunction function, void* argument);
-// In the child; `call` is a FunctionCall. Never returns.
-[[noreturn]] void run_function_call(void* call);
+// In the child; `call` is a FunctionCall. Never returns. An exception that leaves the function
+// ends the child (std::terminate()): it must not unwind into the copy of the caller.
+[[noreturn]] void run_function_call(void* call) noexcept;
 
 }  // namespace caisson::sys::internal

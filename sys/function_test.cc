@@ -122,6 +122,19 @@ TEST(Function, TheThreadKnowsItself) {
             kSuccess);
 }
 
+// The tests are compiled with exceptions. None may go on in the copy of this function.
+TEST(Function, AnExceptionEndsTheChild) {
+  const int caller = getpid();
+  try {
+    const WaitStatus status = status_of([](void*) -> int { throw 5; });
+    EXPECT_EQ(getpid(), caller);
+    EXPECT_EQ(status.signal(), Signal(SIGABRT));
+  } catch (int) {
+    exit(77);  // in the child, so that the status is wrong
+  }
+  EXPECT_TRUE(no_children());
+}
+
 int handled = 0;
 
 TEST(Function, SignalsAreAsForAProgram) {

@@ -214,6 +214,7 @@ using ChildFunction = int (*)(void* argument);
 //  - descriptors are closed in the child, not marked: it has `files` and nothing else. With
 //    keep_other_files it has all of the caller's, close-on-exec or not;
 //  - `env` and `ptrace` are for programs: EINVAL;
+//  - an exception that leaves the function ends the child by SIGABRT (std::terminate());
 //  - no pthread_atfork() function has run: if the caller has other threads, their locks may be held
 //    for ever, and the function must keep to what a signal handler may do.
 Result<Process, StartError> start_function(ChildFunction function, void* argument,
