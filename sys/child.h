@@ -96,7 +96,7 @@ struct ChildPlan {
   size_t ambient_cap_count = 0;
   int pdeathsig = 0;
   int parent_pid = 0;     // what getppid(2) gives while the caller lives
-  int parent_pidfd = -1;  // instead of it where the child cannot see the caller's number
+  int parent_pidfd = -1;  // asked instead where the host has it: namespaces do not hide it
 
   int report_fd = -1;         // the child's end; -1: shared memory and vfork, no socket
   int report_caller_fd = -1;  // the caller's end, to be closed in the child

@@ -145,28 +145,27 @@ Start::Start(const ProcAttr& attr) : attr_(attr), file_steps_(internal::plan_fil
 }
 
 std::optional<StartError> Start::prepare() {
-  const bool hidden_parent = plan_.pdeathsig != 0 && (sys().clone_flags & CLONE_NEWPID) != 0;
+  const bool watch_parent = plan_.pdeathsig != 0;
   // Before we or the child open anything: a stale number in the list must not mean a descriptor of
   // ours. Where nothing is opened the child's own calls find out.
   const bool saves = std::any_of(file_steps_.begin(), file_steps_.end(), [](const auto& step) {
     return step.kind == internal::FileStep::kSave;
   });
-  if (saves || needs_socket() || hidden_parent) {
+  if (saves || needs_socket() || watch_parent) {
     for (int i = 0; i < plan_.file_count; ++i) {
       if (attr_.files[i] < 0) continue;
       const RawResult open = raw_syscall(SYS_fcntl, attr_.files[i], F_GETFD);
       if (!open.ok()) return StartError{Step::kFiles, open.error(), i};
     }
   }
-  if (plan_.pdeathsig != 0) {
+  if (watch_parent) {
     const bool sibling = (sys().clone_flags & CLONE_PARENT) != 0;
     plan_.parent_pid = static_cast<int>(raw_syscall(sibling ? SYS_getppid : SYS_getpid).value());
-    if (hidden_parent) {
-      const RawResult opened = raw_syscall(SYS_pidfd_open, plan_.parent_pid, 0);
-      if (opened.ok()) parent_pidfd_.reset(static_cast<int>(opened.value()));
-      plan_.parent_pidfd = parent_pidfd_.get();
-      plan_.parent_pid = 0;  // what the child sees
-    }
+    // The child may be in another PID namespace, also where unshare(2) in the caller made it.
+    const RawResult opened = raw_syscall(SYS_pidfd_open, plan_.parent_pid, 0);
+    if (opened.ok()) parent_pidfd_.reset(static_cast<int>(opened.value()));
+    plan_.parent_pidfd = parent_pidfd_.get();
+    if ((sys().clone_flags & CLONE_NEWPID) != 0) plan_.parent_pid = 0;  // what the child sees
   }
   if (needs_socket()) {
     int ends[2];

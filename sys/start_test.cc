@@ -204,6 +204,23 @@ TEST(Start, ParentDeathSignal) {
   }
 }
 
+TEST(Start, DeathSignalInThePidNamespaceOfTheCallersChildren) {
+  const pid_t pid = fork();
+  ASSERT_GE(pid, 0);
+  if (pid == 0) {
+    if (unshare(CLONE_NEWPID) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) _exit(77);
+    ProcAttr attr;
+    attr.sys.pdeathsig = SIGKILL;
+    auto process = start_process("/bin/true", {"true"}, attr);
+    if (!process.ok()) _exit(1);
+    const auto end = process->wait();
+    _exit(end.ok() && end->status == kSuccess ? 0 : 2);
+  }
+  const WaitStatus status = MUST(wait4(pid)).status;
+  if (status.exit_status() == 77) GTEST_SKIP() << "the host lets us make no PID namespace";
+  EXPECT_EQ(status, kSuccess);
+}
+
 // A stop is no end: the child is waited for and signalled again, with a pidfd and by number.
 TEST(Start, PtraceStopsAtExec) {
   ProcAttr attr;
