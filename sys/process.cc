@@ -99,10 +99,11 @@ Result<void> Process::kill(Signal signal) const {
 
 Result<WaitResult> Process::wait_with(int options) {
   if (reaped_) return Errno(ECHILD);
+  bool by_pidfd = pidfd_.valid();
   for (;;) {
     WaitResult result;
     RawResult waited(0);
-    if (pidfd_.valid()) {
+    if (by_pidfd) {
       siginfo_t info{};
       waited = raw_syscall(SYS_waitid, P_PIDFD, pidfd_.get(), raw_arg(&info),
                            WEXITED | __WALL | options, raw_arg(&result.rusage));
@@ -116,6 +117,11 @@ Result<WaitResult> Process::wait_with(int options) {
       result.status = WaitStatus(word);
     }
     if (waited.value() == -EINTR) continue;
+    // Linux 5.2 and 5.3 make pidfds but know no P_PIDFD.
+    if (waited.value() == -EINVAL && by_pidfd) {
+      by_pidfd = false;
+      continue;
+    }
     if (!waited.ok()) return waited.error();
     // The stop of a traced child is reported too; it can be waited for again.
     if (result.pid != 0 && (result.status.exited() || result.status.signaled())) reaped_ = true;
