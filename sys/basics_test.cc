@@ -155,6 +155,12 @@ TEST(Files, AccessWithAndWithoutTheHostsCall) {
   check();
   EXPECT_TRUE(with_denied({{SYS_faccessat2, ENOSYS}}, check));
   EXPECT_TRUE(with_denied({{SYS_faccessat2, EPERM}}, check));
+  // An error of the file, as an immutable one gives for writing, stays.
+  ASSERT_EQ(fchmod(file.get(), 0600), 0);
+  EXPECT_TRUE(with_denied({{SYS_faccessat2, EPERM, 2, 2}}, [&] {
+    EXPECT_EQ(faccessat(AT_FDCWD, path, 2, AT_EACCESS).error(), Errno(EPERM));
+    EXPECT_TRUE(faccessat(AT_FDCWD, path, 4, AT_EACCESS).ok());
+  }));
   unlink(path);
 }
 

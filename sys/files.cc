@@ -127,8 +127,11 @@ Result<void> faccessat(int dirfd, std::string_view path, uint32_t mode, int flag
   }
   const RawResult checked = raw_syscall(SYS_faccessat2, dirfd, name.arg(), mode, flags);
   if (checked.ok()) return {};
-  // A container's filter may say EPERM for a call that it does not know.
   if (checked.value() != -ENOSYS && checked.value() != -EPERM) return checked.error();
+  // EPERM is of the file (an immutable one), or of a filter that does not know the call.
+  if (checked.value() == -EPERM &&
+      raw_syscall(SYS_faccessat2, AT_FDCWD, raw_arg("/"), F_OK, AT_EACCESS).ok())
+    return checked.error();
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EACCESS)) != 0 || (mode & ~7u) != 0) return Errno(EINVAL);
   return access_by_mode(dirfd, name, mode, flags);
 }
