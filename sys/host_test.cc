@@ -61,7 +61,7 @@ TEST(Host, SignalsAreResetIgnoredOrBlockedAsAfterExec) {
 }
 
 // clone3 missing (ENOSYS), forbidden by an old container (EPERM), older than a flag (EINVAL) or
-// than a field (E2BIG); no waiting by pidfd; CLONE_PIDFD missing; pidfd_open missing.
+// than a field (E2BIG); no waiting or signals by pidfd; CLONE_PIDFD missing; pidfd_open missing.
 TEST(Host, OlderHosts) {
   const uint32_t pidfd_flag = CLONE_PIDFD;
   const std::vector<std::vector<Denied>> hosts = {
@@ -70,6 +70,8 @@ TEST(Host, OlderHosts) {
       {{SYS_clone3, EINVAL}},
       {{SYS_clone3, E2BIG}},
       {{SYS_waitid, EINVAL, 0, P_PIDFD}},
+      {{SYS_pidfd_send_signal, ENOSYS}},
+      {{SYS_pidfd_send_signal, EPERM}},
       {{SYS_clone3, ENOSYS}, {SYS_clone, EINVAL, 0, pidfd_flag, pidfd_flag}},
       {{SYS_clone3, ENOSYS},
        {SYS_clone, EINVAL, 0, pidfd_flag, pidfd_flag},
@@ -98,6 +100,16 @@ TEST(Host, OlderHosts) {
     EXPECT_EQ(open_descriptors(), before);
     EXPECT_TRUE(no_children());
   }
+}
+
+TEST(Host, NoSignalByNumberOnceReapedByOthers) {
+  ASSERT_TRUE(with_denied({{SYS_pidfd_send_signal, ENOSYS}, {SYS_kill, EXDEV}}, [] {
+    auto process = start_process("/bin/true", {"true"});
+    ASSERT_TRUE(process.ok());
+    EXPECT_EQ(process->kill(SIGTERM).error(), Errno(EXDEV));  // by number
+    ASSERT_TRUE(wait4(process->pid()).ok());
+    EXPECT_EQ(process->kill(SIGTERM).error(), Errno(ENOSYS));
+  }));
 }
 
 TEST(Host, TimeNamespacesNeedClone3) {

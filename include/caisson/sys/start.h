@@ -180,7 +180,8 @@ class Process {
 
   // Through the pidfd: never reaches a stranger that was given the same number. ESRCH once reaped.
   // Without a pidfd it goes by the number, which is the child's until wait(), try_wait() or others
-  // have reaped it: then no thread may be waiting, and nobody else may reap.
+  // have reaped it: then no thread may be waiting, and nobody else may reap. The same where a
+  // filter forbids pidfd_send_signal(2), but a child that is known to be reaped gets no signal.
   Result<void> kill(Signal signal) const;
   // Waits for the end and reaps; signals to the caller do not end the wait. A child that the caller
   // traces (`ptrace`) also reports its stops, status.stopped(), and is to be waited for again.
