@@ -16,7 +16,7 @@ namespace {
 
 // How long a victim may take to end, and its memory to come back after that.
 constexpr uint64_t kEndPatienceNs = 5'000'000'000;
-constexpr uint64_t kReleasePatienceNs = 200'000'000;
+constexpr uint64_t kReleasePatienceNs = 2'000'000'000;
 constexpr uint64_t kLookAgainNs = 1'000'000;
 
 RefOrNull<MemoryManager> memory_of(Kernel& kernel, ThreadGroup& group) {
