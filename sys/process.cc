@@ -96,9 +96,8 @@ Result<void> Process::kill(Signal signal) const {
   const RawResult sent = raw_syscall(SYS_pidfd_send_signal, pidfd_.get(), signal.number(), 0, 0);
   if (sent.ok()) return {};
   // A container's filter may not know the call; EBADF comes from the call itself.
-  const bool filtered =
-      (sent.value() == -ENOSYS || sent.value() == -EPERM) &&
-      raw_syscall(SYS_pidfd_send_signal, -1, 0, 0, 0).value() != -EBADF;
+  const bool filtered = (sent.value() == -ENOSYS || sent.value() == -EPERM) &&
+                        raw_syscall(SYS_pidfd_send_signal, -1, 0, 0, 0).value() != -EBADF;
   if (!filtered) return sent.error();
   // The number is the child's if it is still to be waited for.
   siginfo_t info{};
