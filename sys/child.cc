@@ -5,8 +5,7 @@
 // may be held for ever as far as the child is concerned. So, here:
 //  - raw system calls only: no libc, no errno, no thread-local variable;
 //  - no allocation, no lock, no call to a function of another file (the test sys_child_symbols
-//  checks
-//    that this file's object refers to none); nothing here is instrumented by sanitizers;
+//    checks that this file's object refers to none); nothing here is instrumented by sanitizers;
 //  - nothing of the caller's is written but the plan's result fields and its report_fd;
 //  - a small stack: kChildStackSize in start.cc;
 //  - every step that can fail has a name (Step) and ends the child through fail().
@@ -232,7 +231,7 @@ void mark_others_by_listing(ChildPlan* plan, int first) {
   const long dir = must(plan, Step::kCloseOthers,
                         raw_syscall(SYS_openat, AT_FDCWD, raw_arg("/proc/self/fd"),
                                     O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  alignas(Entry) char buffer[1024];
+  alignas(Entry) char buffer[512];
   for (;;) {
     const long size = must(plan, Step::kCloseOthers,
                            raw_syscall(SYS_getdents64, dir, raw_arg(buffer), sizeof(buffer)));
@@ -319,7 +318,6 @@ void run_child(ChildPlan* plan) {
   place_files(plan);
   mark_others(plan);
   set_terminal(plan);
-  if (plan->ptrace) must(plan, Step::kPtrace, raw_syscall(SYS_ptrace, PTRACE_TRACEME));
   if (plan->function != nullptr) run_function(plan);
   if (plan->report_fd >= 0) {
     send_report(plan, Report::kExecuting, lock_report(plan) ? 1 : 0, 0, 0);
@@ -327,6 +325,8 @@ void run_child(ChildPlan* plan) {
     plan->executing = true;
   }
   restore_signal_mask(plan);
+  // Last: from here on SIGSTOP from anybody stops the child for its tracer, which sleeps.
+  if (plan->ptrace) must(plan, Step::kPtrace, raw_syscall(SYS_ptrace, PTRACE_TRACEME));
   const RawResult executed =
       raw_syscall(SYS_execve, raw_arg(plan->path), raw_arg(plan->argv), raw_arg(plan->envp));
   fail(plan, Step::kExec, static_cast<int>(-executed.value()));

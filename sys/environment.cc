@@ -17,7 +17,8 @@ EnvironmentSnapshot::EnvironmentSnapshot(std::vector<std::string> entries)
 
 namespace {
 
-// The one environment. Never destroyed: threads may outlive static destructors.
+// The one environment. Never destroyed: threads may outlive static destructors. An allocation that
+// fails (std::bad_alloc) leaves it as it was, and unlocked.
 class Environment {
  public:
   static Environment& get() {
@@ -35,13 +36,15 @@ class Environment {
   void set(std::string_view key, std::string_view value) {
     std::string entry = std::string(key) + "=" + std::string(value);
     MutexLock lock(mu_);
-    snapshot_ = nullptr;
+    // The place first: what comes after the name is entered must not fail.
+    if (entries_.size() == entries_.capacity()) entries_.reserve(2 * entries_.size() + 16);
     const auto [place, is_new] = places_.try_emplace(std::string(key), entries_.size());
     if (is_new) {
       entries_.emplace_back(std::move(entry));
     } else {
       entries_[place->second] = std::move(entry);
     }
+    snapshot_ = nullptr;
   }
 
   void erase(std::string_view key) {
@@ -89,16 +92,12 @@ class Environment {
   }
 
   void close_holes_locked() REQUIRES(mu_) {
-    size_t to = 0;
-    for (auto& entry : entries_) {
-      if (!entry) continue;
-      const size_t equals = entry->find('=');
-      if (equals != std::string::npos) places_[entry->substr(0, equals)] = to;
-      // The slots before `to` are free: a hole preceded them, or entry is already there.
-      if (&entries_[to] != &entry) entries_[to] = std::move(entry);
-      ++to;
-    }
-    entries_.resize(to);
+    std::vector<size_t> new_place(entries_.size());  // may fail; nothing is changed yet
+    size_t kept = 0;
+    for (size_t i = 0; i < entries_.size(); ++i)
+      if (entries_[i]) new_place[i] = kept++;
+    for (auto& [key, place] : places_) place = new_place[place];
+    std::erase(entries_, std::nullopt);
     holes_ = 0;
   }
 

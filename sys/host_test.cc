@@ -112,6 +112,17 @@ TEST(Host, NoSignalByNumberOnceReapedByOthers) {
   }));
 }
 
+// A number that is free again may be another child's by then.
+TEST(Host, FailedStartsAreReapedByPidfdWhereThatWorks) {
+  const auto fail_to_start = [] {
+    EXPECT_EQ(start_process("/nowhere", {"nowhere"}).error().step, Step::kExec);
+  };
+  ASSERT_TRUE(with_denied({{SYS_wait4, EPERM}, {SYS_waitid, EPERM, 0, P_PID}}, fail_to_start));
+  EXPECT_TRUE(no_children());
+  ASSERT_TRUE(with_denied({{SYS_waitid, EINVAL, 0, P_PIDFD}}, fail_to_start));
+  EXPECT_TRUE(no_children());
+}
+
 TEST(Host, TimeNamespacesNeedClone3) {
   ASSERT_TRUE(with_denied({{SYS_clone3, ENOSYS}}, [] {
     auto process = start_process("/bin/true", {"true"}, in_user_namespace(0, CLONE_NEWTIME));

@@ -3,7 +3,8 @@
 #include <fcntl.h>
 
 #include <charconv>
-#include <string>
+#include <cstring>
+#include <iterator>
 
 #include "base/unique_fd.h"
 #include "host/raw_syscall.h"
@@ -16,9 +17,12 @@ using host::raw_syscall;
 
 // One write(2), as the kernel wants it.
 Result<void> write_proc_file(int pid, const char* name, const std::string& text) {
-  const std::string path = "/proc/" + std::to_string(pid) + "/" + name;
-  const UniqueFd file(static_cast<int>(TRY(
-      raw_syscall(SYS_openat, AT_FDCWD, raw_arg(path.c_str()), O_WRONLY | O_CLOEXEC).result())));
+  char path[32] = "/proc/";
+  char* at = std::to_chars(path + std::strlen(path), std::end(path), pid).ptr;
+  *at++ = '/';
+  std::strcpy(at, name);  // "setgroups" at most; snprintf(3) takes 3 KiB of stack
+  const UniqueFd file(static_cast<int>(
+      TRY(raw_syscall(SYS_openat, AT_FDCWD, raw_arg(path), O_WRONLY | O_CLOEXEC).result())));
   const long size = static_cast<long>(text.size());
   if (TRY(raw_syscall(SYS_write, file.get(), raw_arg(text.data()), size).result()) != size)
     return Errno(EIO);
@@ -47,20 +51,28 @@ Result<void> proc_is_ours() {
 
 }  // namespace
 
-std::optional<StartError> write_id_maps(int pid, const SysProcAttr& attr) {
+IdMapTexts make_id_map_texts(const SysProcAttr& attr) {
+  IdMapTexts texts;
+  texts.uid_map = map_text(attr.uid_mappings);
+  texts.gid_map = map_text(attr.gid_mappings);
+  if (!texts.gid_map.empty())
+    texts.setgroups = attr.gid_mappings_enable_setgroups ? "allow" : "deny";
+  return texts;
+}
+
+std::optional<StartError> write_id_maps(int pid, const IdMapTexts& texts) {
   if (const auto ours = proc_is_ours(); !ours.ok())
     return StartError{Step::kUidMap, ours.error(), -1};
-  if (!attr.uid_mappings.empty()) {
-    const auto written = write_proc_file(pid, "uid_map", map_text(attr.uid_mappings));
+  if (!texts.uid_map.empty()) {
+    const auto written = write_proc_file(pid, "uid_map", texts.uid_map);
     if (!written.ok()) return StartError{Step::kUidMap, written.error(), -1};
   }
-  if (!attr.gid_mappings.empty()) {
-    const auto switched =
-        write_proc_file(pid, "setgroups", attr.gid_mappings_enable_setgroups ? "allow" : "deny");
+  if (!texts.gid_map.empty()) {
+    const auto switched = write_proc_file(pid, "setgroups", texts.setgroups);
     // ENOENT: the host is older than the switch, and every map may be written.
     if (!switched.ok() && switched.error() != Errno(ENOENT))
       return StartError{Step::kSetgroupsMap, switched.error(), -1};
-    const auto written = write_proc_file(pid, "gid_map", map_text(attr.gid_mappings));
+    const auto written = write_proc_file(pid, "gid_map", texts.gid_map);
     if (!written.ok()) return StartError{Step::kGidMap, written.error(), -1};
   }
   return std::nullopt;

@@ -2,12 +2,23 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "caisson/sys/start.h"
 
 namespace caisson::sys::internal {
 
-// Writes uid_map, setgroups and gid_map of the process as far as the attributes ask for them.
-std::optional<StartError> write_id_maps(int pid, const SysProcAttr& attr);
+// The files' contents, made before the clone: once there is a child, the caller allocates nothing
+// that could fail. Empty: not to be written.
+struct IdMapTexts {
+  std::string uid_map;
+  std::string setgroups;
+  std::string gid_map;
+};
+
+IdMapTexts make_id_map_texts(const SysProcAttr& attr);
+
+// Writes uid_map, setgroups and gid_map of the process. Allocates nothing.
+std::optional<StartError> write_id_maps(int pid, const IdMapTexts& texts);
 
 }  // namespace caisson::sys::internal

@@ -28,8 +28,8 @@ using host::RawResult;
 using internal::ChildPlan;
 using internal::Report;
 
-// run_child() needs less than 2 KiB. On the caller's own stack: no mmap and munmap per start.
-constexpr size_t kChildStackSize = 8192;
+// run_child() needs less than 1.5 KiB. On the caller's own stack: no mmap and munmap per start.
+constexpr size_t kChildStackSize = 4096;
 
 // All signals of this thread, the C library's internal ones too: the child must not run a handler
 // in shared memory.
@@ -51,6 +51,18 @@ class SignalBlock {
   uint64_t before_ = 0;
 };
 
+// waitid(2) by pidfd, so that a stranger with a number that others have set free is never meant. By
+// number where the host has no pidfds, or makes some but cannot wait by them (Linux 5.2 and 5.3),
+// and for fork_exec().
+RawResult wait_for_end(int pid, int pidfd, siginfo_t& info, int options) {
+  const long how = WEXITED | __WALL | options;
+  if (pidfd >= 0) {
+    const RawResult waited = raw_syscall(SYS_waitid, P_PIDFD, pidfd, raw_arg(&info), how, 0);
+    if (waited.value() != -EINVAL) return waited;
+  }
+  return raw_syscall(SYS_waitid, P_PID, pid, raw_arg(&info), how, 0);
+}
+
 // One start. Lives on the caller's stack for its duration; owns all that the plan points to.
 class Start {
  public:
@@ -61,12 +73,13 @@ class Start {
 
  private:
   std::optional<StartError> prepare();
+  // From here on there is a child: nothing allocates, so nothing throws.
   std::optional<StartError> supervise(int pid, int pidfd);
   bool receive(Report& report, int pidfd, bool wait);
   bool wait_for_exec() const;
   std::optional<StartError> outcome_from_memory() const;
-  void reap(int pid) const;
-  void set_mask_of_traced(int pid) const;
+  void reap(int pid, int pidfd) const;
+  void set_mask_of_traced(int pid, int pidfd) const;
 
   const SysProcAttr& sys() const { return attr_.sys; }
   // Both parts run at a time, so a socket connects them instead of vfork's suspension.
@@ -81,6 +94,7 @@ class Start {
   std::vector<char*> env_;
   internal::FunctionCall call_;
   std::vector<internal::FileStep> file_steps_;
+  internal::IdMapTexts id_maps_;
   ChildPlan plan_;
   UniqueFd report_;        // the caller's end
   UniqueFd child_report_;  // the child's end
@@ -106,7 +120,10 @@ void Start::set_function(ChildFunction function, void* argument) {
   plan_.function_argument = &call_;
 }
 
-Start::Start(const ProcAttr& attr) : attr_(attr), file_steps_(internal::plan_files(attr.files)) {
+Start::Start(const ProcAttr& attr)
+    : attr_(attr),
+      file_steps_(internal::plan_files(attr.files)),
+      id_maps_(internal::make_id_map_texts(attr.sys)) {
   plan_.dir = attr.dir.empty() ? nullptr : attr.dir.c_str();
   plan_.chroot = sys().chroot.empty() ? nullptr : sys().chroot.c_str();
   plan_.file_steps = file_steps_.data();
@@ -206,16 +223,16 @@ Result<Process, StartError> Start::run(bool want_pidfd) {
   Process process(pid, UniqueFd(cloned.pidfd));
   auto problem = needs_socket() ? supervise(pid, process.pidfd()) : outcome_from_memory();
   if (problem) {
-    reap(pid);
+    reap(pid, process.pidfd());
     return std::move(*problem);
   }
-  if (plan_.caller_traces) set_mask_of_traced(pid);
+  if (plan_.caller_traces) set_mask_of_traced(pid, process.pidfd());
   return process;
 }
 
 // At the stop of exec, which stays to be waited for (see restore_signal_mask() in child.cc). Asking
 // again and again does not depend on the stop's report: another thread's wait may take it.
-void Start::set_mask_of_traced(int pid) const {
+void Start::set_mask_of_traced(int pid, int pidfd) const {
   const uint64_t mask = plan_.caller_mask;
   const struct timespec pause = {.tv_sec = 0, .tv_nsec = 50'000};
   for (;;) {
@@ -223,8 +240,7 @@ void Start::set_mask_of_traced(int pid) const {
         raw_syscall(SYS_ptrace, PTRACE_SETSIGMASK, pid, sizeof(mask), raw_arg(&mask));
     if (set.value() != -ESRCH) return;
     siginfo_t ended{};
-    const RawResult asked = raw_syscall(SYS_waitid, P_PID, pid, raw_arg(&ended),
-                                        WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
+    const RawResult asked = wait_for_end(pid, pidfd, ended, WNOHANG | WNOWAIT);
     if (!asked.ok() || ended.si_pid != 0) return;
     raw_syscall(SYS_nanosleep, raw_arg(&pause), 0).ignore();
   }
@@ -283,7 +299,7 @@ std::optional<StartError> Start::supervise(int pid, int pidfd) {
         child_report_.reset();
         break;
       case Report::kWantMaps: {
-        problem = internal::write_id_maps(pid, sys());
+        problem = internal::write_id_maps(pid, id_maps_);
         if (problem) {
           raw_syscall(SYS_shutdown, report_.get(), SHUT_WR).ignore();
           break;
@@ -300,12 +316,11 @@ std::optional<StartError> Start::supervise(int pid, int pidfd) {
   return problem;
 }
 
-// The number is the child's until we wait. ECHILD (SIGCHLD is ignored, CLONE_PARENT): not ours.
-void Start::reap(int pid) const {
-  RawResult waited(0);
-  do {
-    waited = raw_syscall(SYS_wait4, pid, 0, __WALL, 0);
-  } while (waited.value() == -EINTR);
+// ECHILD (SIGCHLD is ignored, CLONE_PARENT, or another thread was first): not ours any more.
+void Start::reap(int pid, int pidfd) const {
+  siginfo_t ended{};
+  while (wait_for_end(pid, pidfd, ended, 0).value() == -EINTR) {
+  }
 }
 
 }  // namespace

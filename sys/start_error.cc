@@ -63,10 +63,10 @@ std::string_view step_name(Step step) {
       return "noctty";
     case Step::kSetctty:
       return "setctty";
-    case Step::kPtrace:
-      return "ptrace";
     case Step::kSignalMask:
       return "signal mask";
+    case Step::kPtrace:
+      return "ptrace";
     case Step::kExec:
       return "exec";
   }

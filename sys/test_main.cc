@@ -55,6 +55,8 @@ int main(int argc, char** argv) {
   }
   if (argc > 1 && std::strcmp(argv[1], "--signal-own-group") == 0)
     return sys::test::signal_own_group();
+  if (argc > 1 && std::strcmp(argv[1], "--first-environment") == 0)
+    return sys::test::first_environment();
   // What our own starter let through is no stray descriptor of ours.
   close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
   testing::InitGoogleTest(&argc, argv);

@@ -86,6 +86,8 @@ std::string file_line(int place, int fd);
 int open_descriptors();
 // races_test.cc: what `sys_test --signal-own-group` does; the exit status.
 int signal_own_group();
+// allocation_test.cc: what `sys_test --first-environment` does; the exit status.
+int first_environment();
 
 // No child is left to wait for.
 bool no_children();

@@ -10,6 +10,9 @@
 // Signals: the child gets the caller's mask; handled signals are reset, ignored ones stay ignored,
 // as after execve(2). No pthread_atfork() function runs. The calling thread is not interrupted
 // by signals until the program runs; other threads go on.
+//
+// A start works on threads whose stack is PTHREAD_STACK_MIN, 16 KiB. std::bad_alloc, in
+// programs that catch it, comes before there is a child, and leaves nothing behind.
 #pragma once
 
 #include <atomic>
@@ -88,7 +91,10 @@ struct SysProcAttr {
   // Sent to the child when the calling *thread* ends, prctl(2) PR_SET_PDEATHSIG. A child whose
   // parent is gone already does not run the program.
   Signal pdeathsig = {};
-  bool ptrace = false;  // PTRACE_TRACEME: the child stops at exec; the calling thread traces
+  // PTRACE_TRACEME, the last step: the child stops at exec, and the calling thread traces it. Who
+  // sends the child SIGSTOP or SIGTRAP between this step and exec stops it for a tracer that is
+  // still in the start: the start then lasts until the child is killed.
+  bool ptrace = false;
 };
 
 struct ProcAttr {
@@ -136,9 +142,9 @@ enum class Step : uint8_t {
   kCloseOthers,  // close_range(2) or /proc/self/fd
   kNoctty,       // TIOCNOTTY
   kSetctty,      // TIOCSCTTY
+  kSignalMask,   // rt_sigprocmask(2)
   kPtrace,
-  kSignalMask,  // rt_sigprocmask(2)
-  kExec,        // execve(2); start_function() has no such step
+  kExec,  // execve(2); start_function() has no such step
 };
 
 // "setgroups", "exec".
