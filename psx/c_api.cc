@@ -18,6 +18,12 @@ long give(const caisson::psx::Outcome& outcome) {
   return static_cast<long>(outcome.r1);
 }
 
+int give_error(int error) {
+  if (error == 0) return 0;
+  errno = error;
+  return -1;
+}
+
 }  // namespace
 
 long psx_syscall3(long nr, long arg1, long arg2, long arg3) {
@@ -68,12 +74,9 @@ int psx_set_sensitivity(psx_sensitivity_t level) {
 
 void psx_set_deadline_ms(unsigned int deadline_ms) { caisson::psx::set_deadline_ms(deadline_ms); }
 
-int psx_prepare() {
-  const int error = caisson::psx::prepare();
-  if (error == 0) return 0;
-  errno = error;
-  return -1;
-}
+int psx_trust_libc(int trust) { return give_error(caisson::psx::trust_libc(trust != 0)); }
+
+int psx_prepare() { return give_error(caisson::psx::prepare()); }
 
 // Programs linked for the older library call this for pthread_create. Threads need no registration
 // here.

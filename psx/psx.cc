@@ -12,7 +12,8 @@
 #include "psx/message.h"
 #include "psx/refused.h"
 
-// glibc: true while it has made no thread. Missing elsewhere.
+// glibc 2.32 and later: true until its pthread_create() makes the first thread (cleared before that
+// thread runs, never set again, inherited by fork). Missing elsewhere.
 extern "C" __attribute__((weak)) char __libc_single_threaded;
 
 namespace caisson::psx {
@@ -26,6 +27,7 @@ namespace {
 
 constinit Directory directory;  // guarded by BroadcastState::lock
 constinit Settings settings;
+constinit std::atomic<bool> trusts_libc{false};
 
 // What the last call found. A hint for which question to ask first; the kernel always decides.
 enum class Seen : uint8_t { kNothingYet, kAlone, kThreads };
@@ -108,7 +110,8 @@ Outcome outcome_of(host::RawResult result) {
 bool is_alone() { return raw_syscall(SYS_unshare, CLONE_SIGHAND).ok(); }
 
 // Whether libc says so. It costs nothing, and it may be wrong.
-bool seems_alone() { return &__libc_single_threaded != nullptr && __libc_single_threaded != 0; }
+bool libc_says() { return &__libc_single_threaded != nullptr; }
+bool seems_alone() { return libc_says() && __libc_single_threaded != 0; }
 
 // The state is this process's own from here on, whatever it was before a fork.
 void adopt_state(BroadcastState& shared, int32_t pid) {
@@ -156,16 +159,18 @@ Outcome run(const Call& call) {
   }
   const Seen last = seen.load(std::memory_order_relaxed);
   const bool seemed_alone = seems_alone();
+  const bool trusted = seemed_alone && trusts_libc.load(std::memory_order_relaxed);
   // After a new filter any question may end the process.
-  const bool asks_after = guarded(Guard::kAskAfter) && !installs_filter(call.nr, call.args[0]);
-  const bool asks_before = last == Seen::kNothingYet || !seemed_alone || !asks_after;
+  const bool asks_after =
+      guarded(Guard::kAskAfter) && !trusted && !installs_filter(call.nr, call.args[0]);
+  const bool asks_before = !trusted && (last == Seen::kNothingYet || !seemed_alone || !asks_after);
   if (last == Seen::kThreads || (asks_before && !is_alone())) return broadcast(call, nullptr);
   const host::RawResult result = call.make();
   if (!result.ok()) return outcome_of(result);
   // A signal handler may have made a thread meanwhile, also behind libc's back.
   const bool still_alone = asks_after ? is_alone() : seems_alone() == seemed_alone;
   if (!still_alone) return broadcast(call, &result);
-  seen.store(Seen::kAlone, std::memory_order_relaxed);
+  if (!trusted) seen.store(Seen::kAlone, std::memory_order_relaxed);
   return outcome_of(result);
 }
 
@@ -187,6 +192,12 @@ Outcome syscall6(long nr, uintptr_t a1, uintptr_t a2, uintptr_t a3, uintptr_t a4
 void set_mismatch(Mismatch what) { internal::settings.mismatch.store(what); }
 
 void set_deadline_ms(uint32_t deadline_ms) { internal::settings.deadline_ms.store(deadline_ms); }
+
+int trust_libc(bool trust) {
+  if (trust && !internal::libc_says()) return ENOSYS;
+  internal::trusts_libc.store(trust);
+  return 0;
+}
 
 int prepare() {
   internal::MaskedSignals masked;

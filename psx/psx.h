@@ -44,6 +44,13 @@ void set_mismatch(Mismatch what);
 // in vfork's wait). Default 10 s.
 void set_deadline_ms(uint32_t deadline_ms);
 
+// Whether a process that libc takes for single-threaded is believed to be. Off unless set: then the
+// kernel is asked at each call whether there is another thread (one cheap system call more). On, a
+// lone process pays for nothing but the call itself, and a thread that libc did not make (by raw
+// clone(2)) is not told while libc has made none and no call has met it yet. 0, or ENOSYS where
+// libc does not say (glibc before 2.32, musl): nothing is changed then. For the whole process.
+int trust_libc(bool trust);
+
 // Opens /proc/self/task now and keeps it, so that later calls work after /proc is gone (unmounted,
 // pivot_root, Landlock). Otherwise the first call with more than one thread does it. 0 or an errno
 // value.

@@ -62,6 +62,8 @@ int psx_c_test(void) {
   CHECK(psx_set_sensitivity((psx_sensitivity_t)-1) == -1);
   psx_set_deadline_ms(5000);
   CHECK(psx_prepare() == 0);
+  CHECK(psx_trust_libc(1) == 0 || errno == ENOSYS);
+  CHECK(psx_trust_libc(0) == 0);
 
   __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
   pthread_join(thread, NULL);

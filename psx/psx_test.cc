@@ -3,8 +3,6 @@
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -47,19 +45,6 @@ TEST(Psx, AllSixArgumentsArrive) {
         REQUIRE(*static_cast<volatile char*>(place) == 0);
       },
       10));
-}
-
-// The other threads' filters end the process if they see the call.
-void kill_on(int nr) {
-  sock_filter program[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(nr), 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  sock_fprog filter = {4, program};
-  REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-  REQUIRE(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0);
 }
 
 std::atomic<int> filtered{0};
@@ -210,11 +195,14 @@ TEST(PsxC, EveryName) {
 void* returns_it(void* argument) { return argument; }
 
 TEST(PsxC, WrappedThreadCreation) {
-  pthread_t thread;
-  ASSERT_EQ(__wrap_pthread_create(&thread, nullptr, returns_it, &thread), 0);
-  void* result = nullptr;
-  pthread_join(thread, &result);
-  EXPECT_EQ(result, &thread);
+  EXPECT_PASSES(run(
+      [] {
+        pthread_t thread;
+        REQUIRE(__wrap_pthread_create(&thread, nullptr, returns_it, &thread) == 0);
+        void* result = nullptr;
+        REQUIRE(pthread_join(thread, &result) == 0 && result == &thread);
+      },
+      10));
 }
 
 // ---- the handler -------------------------------------------------------------------------------
@@ -360,32 +348,6 @@ TEST(Psx, CallInAVforkChild) {
           REQUIRE(crew.count_unlike(mark(n)) == 0);
         }
         REQUIRE(open_descriptors() == before);
-      },
-      10));
-}
-
-// A thread that no libc knows: no TLS of its own, no registration anywhere.
-alignas(16) char bare_stack[64 * 1024];
-std::atomic<unsigned long> bare_mark{~0UL};
-std::atomic<bool> bare_asks{false};
-
-int bare_thread(void*) {
-  while (!bare_asks) syscall(SYS_sched_yield);
-  bare_mark = own_mark();
-  for (;;) syscall(SYS_pause);
-}
-
-TEST(Psx, ThreadsMadeByRawClone) {
-  EXPECT_PASSES(run(
-      [] {
-        REQUIRE(
-            clone(bare_thread, bare_stack + sizeof(bare_stack),
-                  CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
-                  nullptr) > 0);
-        REQUIRE(broadcast_mark(5).ok());
-        bare_asks = true;
-        while (bare_mark == ~0UL) usleep(100);
-        REQUIRE(bare_mark == mark(5));
       },
       10));
 }

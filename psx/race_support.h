@@ -7,7 +7,9 @@
 #pragma once
 
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -224,6 +226,19 @@ inline pthread_t start(void* (*body)(void*), void* argument = nullptr) {
   pthread_t thread;
   REQUIRE(pthread_create(&thread, nullptr, body, argument) == 0);
   return thread;
+}
+
+// From here on the calling thread's filter ends the process if it sees the call.
+inline void kill_on(int nr) {
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(nr), 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  sock_fprog filter = {4, program};
+  REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+  REQUIRE(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0);
 }
 
 // A field of /proc/self/task/<tid>/status.

@@ -42,6 +42,20 @@ constexpr Refusal kRefusals[] = {
     {SYS_rseq, kOwn},
 };
 
+// The same as a set, because most calls are looked up in vain. One word for 64 numbers.
+constexpr uint32_t kWords = 8;
+struct NumberSet {
+  uint64_t words[kWords] = {};
+  constexpr bool has(uint32_t number) const {
+    return number / 64 < kWords && (words[number / 64] >> number % 64 & 1) != 0;
+  }
+};
+constexpr NumberSet kRefused = [] {
+  NumberSet set;
+  for (const Refusal& refusal : kRefusals) set.words[refusal.nr / 64] |= 1ULL << refusal.nr % 64;
+  return set;
+}();
+
 // The kernel looks at the low 32 bits only, and bit 30 selects the x32 names of the same calls.
 constexpr uint32_t kX32Bit = 0x40000000;
 uint32_t number_of(long nr) { return static_cast<uint32_t>(nr) & ~kX32Bit; }
@@ -56,8 +70,10 @@ bool installs_filter(long nr, long a1) {
 
 const char* why_refused(long nr, long a1, long a2) {
   const uint32_t number = number_of(nr);
-  for (const Refusal& refusal : kRefusals) {
-    if (number == static_cast<uint32_t>(refusal.nr)) return refusal.why;
+  if (kRefused.has(number)) {
+    for (const Refusal& refusal : kRefusals) {
+      if (number == static_cast<uint32_t>(refusal.nr)) return refusal.why;
+    }
   }
   // x32 has numbers of its own from 512 on, execve and rt_sigreturn among them.
   if ((static_cast<uint32_t>(nr) & kX32Bit) != 0 && number >= 512) return kX32;

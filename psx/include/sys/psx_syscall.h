@@ -88,6 +88,12 @@ int psx_set_sensitivity(psx_sensitivity_t level);
 
 /* How long to wait for a thread that does not answer; 10000 unless set. */
 void psx_set_deadline_ms(unsigned int deadline_ms);
+/*
+ * Not 0: a process that libc takes for single-threaded is believed to be, and the kernel is not
+ * asked; threads made by raw clone(2) may then go without the call. Off unless set. Returns 0, or
+ * -1 with ENOSYS where libc does not say (it must be glibc 2.32 or later).
+ */
+int psx_trust_libc(int trust);
 /* Opens /proc/self/task and keeps it, for use after /proc is gone. 0, or -1 with errno. */
 int psx_prepare(void);
 
