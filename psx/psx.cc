@@ -12,8 +12,9 @@
 #include "psx/message.h"
 #include "psx/refused.h"
 
-// glibc 2.32 and later: true until its pthread_create() makes the first thread (cleared before that
-// thread runs, never set again, inherited by fork). Missing elsewhere.
+// glibc 2.32 and later: true until its pthread_create() makes the first thread. It is cleared
+// before that thread runs, and (as of 2.36) not set again, not even in a forked child. Missing
+// elsewhere.
 extern "C" __attribute__((weak)) char __libc_single_threaded;
 
 namespace caisson::psx {

@@ -39,13 +39,10 @@ RawResult call_and_enter_child(long nr, long a1, long a2, long a3, long a4, long
 
 RawResult by_clone3(const CloneRequest& request, ChildPlan& plan, int* pidfd) {
   clone_args args{};
-  args.flags = request.flags | CLONE_CLEAR_SIGHAND;
+  args.flags = request.flags | CLONE_CLEAR_SIGHAND | CLONE_PIDFD;
+  args.pidfd = reinterpret_cast<uint64_t>(pidfd);
   // A sibling (CLONE_PARENT) ends with the signal that our own end sends; the field must be 0.
   args.exit_signal = (request.flags & CLONE_PARENT) != 0 ? 0 : SIGCHLD;
-  if (request.want_pidfd) {
-    args.flags |= CLONE_PIDFD;
-    args.pidfd = reinterpret_cast<uint64_t>(pidfd);
-  }
   args.stack = reinterpret_cast<uint64_t>(request.stack);
   args.stack_size = request.stack_size;
   size_t size = CLONE_ARGS_SIZE_VER0;
@@ -91,10 +88,10 @@ CloneResult clone_child(const CloneRequest& request, ChildPlan& plan) {
   RawResult pid = by_clone3(request, plan, &pidfd);
   const bool fits_clone = (request.flags & CSIGNAL) == 0 && request.flags >> 32 == 0;
   if (!pid.ok() && may_be_missing(pid) && fits_clone) {
-    pid = by_clone(request, request.want_pidfd, plan, &pidfd);
+    pid = by_clone(request, true, plan, &pidfd);
     // Before Linux 5.2 the flag means something else or is refused; ask for the pidfd afterwards:
     // nobody reaps the child before we have returned its number.
-    if (pid.value() == -EINVAL && request.want_pidfd) {
+    if (pid.value() == -EINVAL) {
       pid = by_clone(request, false, plan, &pidfd);
       if (pid.ok()) {
         const RawResult opened = host::raw_syscall(SYS_pidfd_open, pid.value(), 0);

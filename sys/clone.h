@@ -12,7 +12,6 @@ namespace caisson::sys::internal {
 
 struct CloneRequest {
   uint64_t flags = 0;  // without CLONE_PIDFD, CLONE_CLEAR_SIGHAND and CLONE_INTO_CGROUP
-  bool want_pidfd = false;
   int cgroup_fd = -1;
   std::byte* stack = nullptr;  // the child's; null: a copy of the caller's, never with CLONE_VM
   size_t stack_size = 0;

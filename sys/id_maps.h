@@ -18,7 +18,8 @@ struct IdMapTexts {
 
 IdMapTexts make_id_map_texts(const SysProcAttr& attr);
 
-// Writes uid_map, setgroups and gid_map of the process. Allocates nothing.
-std::optional<StartError> write_id_maps(int pid, const IdMapTexts& texts);
+// Writes uid_map, setgroups and gid_map of the process. Where the host has pidfds, never those of a
+// stranger that was given the number meanwhile. Allocates nothing.
+std::optional<StartError> write_id_maps(int pid, int pidfd, const IdMapTexts& texts);
 
 }  // namespace caisson::sys::internal

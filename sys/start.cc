@@ -52,8 +52,7 @@ class SignalBlock {
 };
 
 // waitid(2) by pidfd, so that a stranger with a number that others have set free is never meant. By
-// number where the host has no pidfds, or makes some but cannot wait by them (Linux 5.2 and 5.3),
-// and for fork_exec().
+// number where the host has no pidfds, or makes some but cannot wait by them (Linux 5.2 and 5.3).
 RawResult wait_for_end(int pid, int pidfd, siginfo_t& info, int options) {
   const long how = WEXITED | __WALL | options;
   if (pidfd >= 0) {
@@ -69,7 +68,7 @@ class Start {
   explicit Start(const ProcAttr& attr);
   void set_program(const std::string& path, const std::vector<std::string>& argv);
   void set_function(ChildFunction function, void* argument);
-  Result<Process, StartError> run(bool want_pidfd);
+  Result<Process, StartError> run();
 
  private:
   std::optional<StartError> prepare();
@@ -197,14 +196,13 @@ std::optional<StartError> Start::prepare() {
   return std::nullopt;
 }
 
-Result<Process, StartError> Start::run(bool want_pidfd) {
+Result<Process, StartError> Start::run() {
   if (auto problem = prepare()) return std::move(*problem);
   internal::CloneRequest request;
   request.flags = sys().clone_flags & ~uint64_t{CLONE_PIDFD | CLONE_CLEAR_SIGHAND |
                                                 CLONE_INTO_CGROUP | CLONE_VM | CLONE_VFORK};
   if (!copies_memory()) request.flags |= CLONE_VM;
   if (!needs_socket()) request.flags |= CLONE_VFORK;
-  request.want_pidfd = want_pidfd || needs_socket();
   if (sys().use_cgroup_fd) request.cgroup_fd = sys().cgroup_fd;
   alignas(16) std::byte stack[kChildStackSize];
   if (plan_.function == nullptr) {
@@ -299,7 +297,7 @@ std::optional<StartError> Start::supervise(int pid, int pidfd) {
         child_report_.reset();
         break;
       case Report::kWantMaps: {
-        problem = internal::write_id_maps(pid, id_maps_);
+        problem = internal::write_id_maps(pid, pidfd, id_maps_);
         if (problem) {
           raw_syscall(SYS_shutdown, report_.get(), SHUT_WR).ignore();
           break;
@@ -337,7 +335,7 @@ Result<Process, StartError> start_process(const std::string& path,
   if (auto problem = internal::check_attributes(path, argv, attr)) return std::move(*problem);
   Start start(attr);
   start.set_program(path, argv);
-  return start.run(/*want_pidfd=*/true);
+  return start.run();
 }
 
 Result<Process, StartError> start_function(ChildFunction function, void* argument,
@@ -346,7 +344,7 @@ Result<Process, StartError> start_function(ChildFunction function, void* argumen
     return std::move(*problem);
   Start start(attr);
   start.set_function(function, argument);
-  return start.run(/*want_pidfd=*/true);
+  return start.run();
 }
 
 Result<int, StartError> fork_exec(const std::string& path, const std::vector<std::string>& argv,
@@ -355,7 +353,7 @@ Result<int, StartError> fork_exec(const std::string& path, const std::vector<std
     return std::move(*problem);
   Start start(attr);
   start.set_program(path, argv);
-  auto process = start.run(/*want_pidfd=*/false);
+  auto process = start.run();
   if (!process.ok()) return process.error();
   return process->pid();
 }

@@ -52,8 +52,7 @@ struct SysProcIDMap {
 struct SysProcAttr {
   // Set on clone: any CLONE_* of clone_flags.h. EINVAL for
   //  - CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, and CLONE_FS together with dir or chroot: the
-  //  child
-  //    would change the caller;
+  //    child would change the caller;
   //  - CLONE_SETTLS, CLONE_PARENT_SETTID, CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID: they take
   //    pointers;
   //  - CLONE_DETACHED, unknown bits, and CLONE_INTO_CGROUP without use_cgroup_fd.
