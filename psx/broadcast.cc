@@ -194,8 +194,8 @@ bool Broadcast::settle(uint32_t slot, Answer how) {
 
 void Broadcast::wait_for_answers() {
   timespec timeout = {.tv_sec = 0, .tv_nsec = kNsPerMs};
-  for (int yields = kYields; yields > 0 && shared_.pending.load(std::memory_order_acquire) != 0;
-       yields--) {
+  for (int yields = kCallerYields;
+       yields > 0 && shared_.pending.load(std::memory_order_acquire) != 0; yields--) {
     raw_syscall(SYS_sched_yield).ignore();
   }
   for (uint32_t round = 0;;) {

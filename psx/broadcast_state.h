@@ -82,10 +82,12 @@ struct BroadcastState {
 };
 inline constexpr uint32_t kCallerSleeps = 1U << 31;
 
-// How often to let others run by sched_yield(2) before sleeping, both for the caller and for a held
-// thread. What is waited for is usually just that the others get the processor, and a sleep with
-// its wake-up costs more than a few yields (a quarter of a broadcast to 64 threads).
-inline constexpr int kYields = 16;
+// How often to let others run by sched_yield(2) before sleeping: the caller, and a held thread.
+// What is waited for is usually just that the others get the processor, and a sleep with its
+// wake-up costs more than a few yields (a quarter of a broadcast to 64 threads). Held threads wait
+// for all others, so theirs is the longer patience: with 16 they sleep too early among 512.
+inline constexpr int kCallerYields = 16;
+inline constexpr int kHeldYields = 64;
 
 extern std::atomic<BroadcastState*> state;
 

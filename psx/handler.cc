@@ -134,7 +134,7 @@ void answer(BroadcastState& shared, uint32_t epoch, uint32_t slot) {
   if (!guarded(Guard::kHold)) return;
   // A thread that ran on now could make a new one, which has the call's effect by inheritance and
   // would be told to make it again. Every signal is masked here.
-  int yields = kYields;
+  int yields = kHeldYields;
   for (;;) {
     uint32_t released = shared.released.load(std::memory_order_acquire);
     if (static_cast<int32_t>(released - epoch) >= 0) return;
