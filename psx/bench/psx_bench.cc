@@ -36,6 +36,7 @@ enum class Kind { kIdle, kWoken, kBusy, kTrusted };
 constexpr const char* kKindNames[] = {"idle", "woken", "busy", "trust"};
 
 std::atomic<int> stop{0};
+std::atomic<int> spin{0};  // busy threads may begin: all are made
 std::atomic<int> ready{0};
 
 std::vector<pid_t> others;  // the threads of the row but the first
@@ -51,6 +52,7 @@ void* idle(void*) {
 
 void* busy(void*) {
   enter();
+  while (spin == 0) syscall(SYS_futex, &spin, FUTEX_WAIT_PRIVATE, 0, nullptr);
   while (stop.load(std::memory_order_relaxed) == 0) {
   }
   return nullptr;
@@ -125,6 +127,7 @@ double median(std::vector<double>& samples) {
 
 void row(int threads, Kind kind, double seconds) {
   stop = 0;
+  spin = 0;
   ready = 0;
   others.assign(static_cast<size_t>(threads) - 1, 0);
   std::vector<pthread_t> all(static_cast<size_t>(threads) - 1);
@@ -135,6 +138,8 @@ void row(int threads, Kind kind, double seconds) {
     require(pthread_create(&each, &small, kind == Kind::kBusy ? busy : idle, nullptr) == 0);
   }
   while (ready != threads - 1) usleep(1000);
+  spin = 1;
+  syscall(SYS_futex, &spin, FUTEX_WAKE_PRIVATE, 1 << 30);
   usleep(20000);
   if (kind == Kind::kTrusted) require(caisson::psx::trust_libc(true) == 0);
   void (*const ways[])() = {ours, libcap, glibc, limit};
