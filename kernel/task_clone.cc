@@ -138,6 +138,15 @@ Result<void> link_child(CurrentTask& current, Task& child, const CloneRequest& r
   return {};
 }
 
+class StartChild final : public platform::Deferred {
+ public:
+  explicit StartChild(Ref<Task> child) : child_(std::move(child)) {}
+  void run() override { child_->start(); }
+
+ private:
+  Ref<Task> child_;
+};
+
 }  // namespace
 
 Result<Cloned> clone_task(CurrentTask& current, const CloneRequest& request) {
@@ -152,7 +161,8 @@ Result<Cloned> clone_task(CurrentTask& current, const CloneRequest& request) {
   if (current.signal_pending()) return Errno(kERESTARTNOINTR);
   platform::Platform& platform = kernel.platform();
 
-  Ref<MemoryManager> mm = (flags & CLONE_VM) != 0 ? current.mm_ref() : TRY(current.mm().fork());
+  Ref<MemoryManager> mm =
+      (flags & CLONE_VM) != 0 ? current.mm_ref() : TRY(current.mm().fork(current.regs().rsp));
   std::unique_ptr<platform::Context> context = TRY(platform.new_context());
   Ref<ThreadGroup> group =
       (flags & CLONE_THREAD) != 0 ? parent.group_ref : make_group(current, request);
@@ -201,7 +211,10 @@ Result<Cloned> clone_task(CurrentTask& current, const CloneRequest& request) {
     (void)current.copy_out(UserOut<int>(request.parent_tid), id);
   if ((flags & CLONE_CHILD_SETTID) != 0) (void)mm->copy_out(UserOut<int>(request.child_tid), id);
   child_context.attach(RefOrNull<platform::AddressSpace>(&mm->address_space()));
-  child->start();
+  if ((flags & CLONE_VM) != 0)
+    child->start();
+  else
+    current.mm().run_when_settled(std::make_unique<StartChild>(child));
   return Cloned{id, std::move(vfork)};
 }
 

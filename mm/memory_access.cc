@@ -23,6 +23,11 @@ std::byte* MemoryManager::translate_locked(GuestAddr addr, Access access, bool f
   if (access == Access::kWrite) {
     bool writable =
         forced ? !pma.read_only && pma.kind != Pma::Kind::kHostFile : (pma.prot & kProtWrite) != 0;
+    if (!writable && is_unsettled_locked(pma)) {
+      // The fork is not over: the child has not begun.
+      auto vma = vmas_.find(addr);
+      writable = forced || (vma != vmas_.end() && (vma->second.prot & kProtWrite) != 0);
+    }
     if (!writable) return nullptr;
   } else if (pma.prot == 0 && !forced) {
     return nullptr;

@@ -203,12 +203,21 @@ void MemoryManager::discard_locked(const Vma& vma, GuestAddr start, GuestAddr en
     }
     return;
   }
-  for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
-       ++it) {
+  for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;) {
     GuestAddr low = std::max(start, it->second.start);
     GuestAddr high = std::min(end, it->second.end);
+    if (it->second.is_cow()) {  // not ours alone
+      pmas_.split(low);
+      pmas_.split(high);
+      drop_pmas_locked(low, high, garbage, Unmap::kOrder);
+      ++generation_;
+      if (vma.prot != PROT_NONE) (void)back_locked(vma, low, high).ok();  // else by faults
+      it = pmas_.first_ending_after(high);
+      continue;
+    }
     // The host takes the pages out of every mapping at once: no order is needed.
     memory_.discard({it->second.offset + (low - it->second.start), high - low});
+    ++it;
   }
 }
 
@@ -223,7 +232,8 @@ Result<void> MemoryManager::populate_advice(GuestAddr start, GuestAddr end, bool
       int needed = for_write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC;
       if ((it->second.prot & needed) == 0) return Errno(EINVAL);
       auto pma = pmas_.find(at);
-      backed = pma != pmas_.end() && (!for_write || (pma->second.prot & PROT_WRITE) != 0);
+      backed = pma != pmas_.end() && (!for_write || (pma->second.prot & PROT_WRITE) != 0 ||
+                                      is_unsettled_locked(pma->second));
       stop = std::min({end, it->second.end, backed ? pma->second.end : at + kPageSize});
       if (backed && pma->second.in_memory_file() &&
           !memory_.populate({pma->second.offset + (at - pma->second.start), stop - at}).ok())

@@ -39,7 +39,9 @@ bool needs_copy_to_write(const Vma& vma) {
 
 }  // namespace
 
-Result<MemoryRange> MemoryManager::allocate_private_locked(GuestAddr start, uint64_t length) {
+// `is_warm` as MemoryFile::take().
+Result<MemoryRange> MemoryManager::allocate_private_locked(GuestAddr start, uint64_t length,
+                                                           bool* is_warm) {
   if (length >= kDirectAllocation) return memory_.allocate(length, start);
   bool heap = brk_start_ != 0 && start >= brk_start_ && start < page_up(brk_end_);
   MemoryRange& carve = heap ? heap_carve_ : carve_;
@@ -51,7 +53,8 @@ Result<MemoryRange> MemoryManager::allocate_private_locked(GuestAddr start, uint
   carve.length -= length;
   MemoryRange taken{heap ? carve.offset : carve.end(), length};
   if (heap) carve.offset += length;
-  memory_.take(taken);
+  bool warm = memory_.take(taken);
+  if (is_warm != nullptr) *is_warm = warm;
   return taken;
 }
 
@@ -283,6 +286,7 @@ FaultOutcome MemoryManager::make_accessible(GuestAddr addr, Access access, bool 
   for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
     PreparedCopy wanted;
     {
+      Garbage garbage(*this);
       WriteLock lock(mappings_);
       auto it = vmas_.find(addr);
       if (it == vmas_.end()) {
@@ -299,6 +303,12 @@ FaultOutcome MemoryManager::make_accessible(GuestAddr addr, Access access, bool 
       auto pma = pmas_.find(addr);
       bool backed = pma != pmas_.end();
       if (backed && (!copies || pma->second.kind == Pma::Kind::kPrivate)) {
+        if (access == Access::kWrite && pma->second.is_cow()) {
+          if (is_unsettled_locked(pma->second)) return {};  // the access comes again
+          if (!break_cow_locked(vma, addr, garbage).ok())
+            return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
+          return {};
+        }
         if (repost) post_map_locked(vma, pma->second);
         return {};
       }

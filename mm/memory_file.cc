@@ -69,11 +69,13 @@ void MemoryFile::take_free_locked(uint64_t free_offset, uint64_t offset, uint64_
   allocated_ += end - offset;
 }
 
-// The pages are now their new owner's.
-void MemoryFile::note_warm_taken_locked(uint64_t offset, uint64_t end) {
+// The pages are now their new owner's. Were there any?
+bool MemoryFile::note_warm_taken_locked(uint64_t offset, uint64_t end) {
   auto it = warm_.upper_bound(offset);
   if (it != warm_.begin() && std::prev(it)->second > offset) --it;
+  bool found = false;
   while (it != warm_.end() && it->first < end) {
+    found = true;
     uint64_t low = it->first;
     uint64_t high = it->second;
     it = warm_.erase(it);
@@ -81,6 +83,7 @@ void MemoryFile::note_warm_taken_locked(uint64_t offset, uint64_t end) {
     if (low < offset) warm_.emplace(low, offset);
     if (high > end) warm_.emplace(end, high);
   }
+  return found;
 }
 
 Result<MemoryRange> MemoryFile::allocate(uint64_t length, uint64_t align_like) {
@@ -90,14 +93,14 @@ Result<MemoryRange> MemoryFile::allocate(uint64_t length, uint64_t align_like) {
   return range;
 }
 
-Result<MemoryRange> MemoryFile::reserve(uint64_t length) {
+Result<MemoryRange> MemoryFile::reserve(uint64_t length, uint64_t align_like) {
   MutexLock lock(mutex_);
-  return allocate_locked(length, 0);
+  return allocate_locked(length, align_like);
 }
 
-void MemoryFile::take(MemoryRange part) {
+bool MemoryFile::take(MemoryRange part) {
   MutexLock lock(mutex_);
-  note_warm_taken_locked(part.offset, part.end());
+  return note_warm_taken_locked(part.offset, part.end());
 }
 
 Result<MemoryRange> MemoryFile::allocate_locked(uint64_t length, uint64_t align_like) {
@@ -148,6 +151,27 @@ void MemoryFile::add_reference(MemoryRange range) {
     ++it->second.references;
     at = it->second.end;
   }
+}
+
+MemoryRange MemoryFile::exclusive_part(MemoryRange range, uint64_t at) const {
+  MutexLock lock(mutex_);
+  auto it = extents_.upper_bound(at);
+  if (it == extents_.begin()) return {};
+  --it;
+  if (it->second.end <= at || it->second.references != 1) return {};
+  uint64_t low = it->first;
+  uint64_t high = it->second.end;
+  for (auto left = it; low > range.offset && left != extents_.begin();) {
+    --left;
+    if (left->second.end != low || left->second.references != 1) break;
+    low = left->first;
+  }
+  for (auto right = std::next(it); high < range.end() && right != extents_.end(); ++right) {
+    if (right->first != high || right->second.references != 1) break;
+    high = right->second.end;
+  }
+  low = std::max(low, range.offset);
+  return {low, std::min(high, range.end()) - low};
 }
 
 void MemoryFile::drop_locked(MemoryRange range, std::vector<MemoryRange>& freed) {
@@ -293,6 +317,56 @@ Result<void> MemoryFile::copy_pages(uint64_t target_offset, uint64_t source_offs
     length -= absent + present;
   }
   return {};
+}
+
+Result<void> MemoryFile::copy_to_new(uint64_t target_offset, uint64_t source_offset,
+                                     uint64_t length, bool is_warm) {
+  if (!is_warm) return write(target_offset, {at(source_offset), length});
+  if (safe_copy(at(target_offset), at(source_offset), length) != 0) return Errno(kEMEMORYLIMIT);
+  return {};
+}
+
+Result<void> MemoryFile::copy_part(uint64_t target_offset, MemoryRange source, bool is_warm) {
+  uint8_t pages[512];
+  while (!source.empty()) {
+    uint64_t count = std::min<uint64_t>(source.length / kPageSize, sizeof(pages));
+    if (!host::residency(at(source.offset), count * kPageSize, pages).ok())
+      std::fill_n(pages, count, uint8_t{0});
+    // What is not in memory may be a hole, or swapped out.
+    auto has_data = [&](uint64_t i) {
+      uint64_t offset = source.offset + i * kPageSize;
+      return (pages[i] & 1) != 0 || host::seek_data(fd_.get(), offset).value_or(size_) == offset;
+    };
+    for (uint64_t i = 0; i < count;) {
+      uint64_t start = i;
+      while (i < count && has_data(i)) ++i;
+      if (i > start)
+        TRY(copy_to_new(target_offset + start * kPageSize, source.offset + start * kPageSize,
+                        (i - start) * kPageSize, is_warm));
+      else
+        ++i;
+    }
+    target_offset += count * kPageSize;
+    source = {source.offset + count * kPageSize, source.length - count * kPageSize};
+  }
+  return {};
+}
+
+MemoryRange DataRuns::next(MemoryRange range) {
+  uint64_t at = range.offset;
+  uint64_t end = range.end();
+  if (at >= hole_.offset && at < hole_.end()) at = hole_.end();
+  if (at >= end) return {};
+  auto known = data_.upper_bound(at);
+  if (known != data_.begin() && std::prev(known)->second > at)
+    return {at, std::min(end, std::prev(known)->second) - at};
+  uint64_t start = host::seek_data(memory_.fd(), at).value_or(memory_.size());
+  if (start > at) hole_ = {at, page_down(start) - at};
+  if (start >= end) return {};
+  at = std::max(at, page_down(start));
+  uint64_t stop = page_up(host::seek_hole(memory_.fd(), start).value_or(memory_.size()));
+  data_[at] = stop;
+  return {at, std::min(end, stop) - at};
 }
 
 uint64_t MemoryFile::allocated_bytes() const {

@@ -59,10 +59,13 @@ class MemoryFile {
   Result<MemoryRange> allocate(uint64_t length, uint64_t align_like = 0);
   // As allocate(), for offsets that are handed out in parts later: take() each part before its use;
   // give the rest back with unreserve().
-  Result<MemoryRange> reserve(uint64_t length);
-  void take(MemoryRange part);
+  Result<MemoryRange> reserve(uint64_t length, uint64_t align_like = 0);
+  // True: some pages of it are in memory already.
+  bool take(MemoryRange part);
   void unreserve(MemoryRange rest);
   void add_reference(MemoryRange range);
+  // The part of `range` around the byte `at` in it that has one reference; empty if that has more.
+  MemoryRange exclusive_part(MemoryRange range, uint64_t at) const;
   // Drops one reference of every byte of the ranges; what has none left is punched and free.
   void release(std::span<const MemoryRange> ranges);
   void release(MemoryRange range) { release(std::span(&range, 1)); }
@@ -80,6 +83,11 @@ class MemoryFile {
   // Copies host-side without mapping the target (Linux writes whole pages without zeroing them
   // first). EMEMORYLIMIT at the memory limit.
   Result<void> copy_pages(uint64_t target_offset, uint64_t source_offset, uint64_t length);
+  // The same into a new range; `is_warm` as take() said. Needs no look at what is there.
+  Result<void> copy_to_new(uint64_t target_offset, uint64_t source_offset, uint64_t length,
+                           bool is_warm);
+  // The same for the data of a small part of a large run, without looking for the run's end.
+  Result<void> copy_part(uint64_t target_offset, MemoryRange source, bool is_warm);
   // Writes kernel memory into the file.
   Result<void> write(uint64_t offset, std::span<const std::byte> data);
 
@@ -104,7 +112,7 @@ class MemoryFile {
   void split_locked(uint64_t offset) REQUIRES(mutex_);
   // Drops references; appends what became free.
   void drop_locked(MemoryRange range, std::vector<MemoryRange>& freed) REQUIRES(mutex_);
-  void note_warm_taken_locked(uint64_t offset, uint64_t end) REQUIRES(mutex_);
+  bool note_warm_taken_locked(uint64_t offset, uint64_t end) REQUIRES(mutex_);
   // Makes the pages of a range read as zeros; appends what stayed in memory to `warm`.
   void clean(MemoryRange range, std::vector<MemoryRange>& warm);
   void punch(MemoryRange range);
@@ -121,6 +129,20 @@ class MemoryFile {
   std::map<uint64_t, uint64_t> warm_
       GUARDED_BY(mutex_);                 // zeroed pages that nobody uses: offset to end
   std::atomic<uint64_t> warm_bytes_ = 0;  // of warm_, and what is about to join it
+};
+
+// Looks for the data of many ranges, one after the other, and asks the host once for what it has
+// told about their neighbours already. To be thrown away soon: pages come and go.
+class DataRuns {
+ public:
+  explicit DataRuns(const MemoryFile& memory) : memory_(memory) {}
+  // As MemoryFile::next_data().
+  MemoryRange next(MemoryRange range);
+
+ private:
+  const MemoryFile& memory_;
+  std::map<uint64_t, uint64_t> data_;  // offset to end
+  MemoryRange hole_;                   // the last one
 };
 
 }  // namespace caisson

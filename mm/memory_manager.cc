@@ -72,8 +72,10 @@ MemoryManager::MemoryManager(platform::Platform& platform, MemoryFile& memory,
 MemoryManager::~MemoryManager() {
   Garbage garbage(*this);
   WriteLock lock(mappings_);
-  for (auto& [start, pma] : pmas_)
+  for (auto& [start, pma] : pmas_) {
     if (pma.in_memory_file()) garbage.ranges.push_back(pma.range());
+    give_back_spare_locked(pma);
+  }
   evict_parked_locked(0, max_addr_, garbage.ranges);
   if (!garbage.ranges.empty() || !pmas_.empty()) space_->unmap(min_addr_, max_addr_ - min_addr_);
   for (auto& [start, vma] : vmas_)
@@ -86,6 +88,11 @@ MemoryManager::~MemoryManager() {
 void MemoryManager::set_limits(const MemoryLimits& limits) {
   WriteLock lock(mappings_);
   limits_ = limits;
+}
+
+void MemoryManager::set_fork_copy_limit(uint64_t bytes) {
+  WriteLock lock(mappings_);
+  fork_copy_limit_ = bytes;
 }
 
 void MemoryManager::set_program(ProgramLayout layout) {
@@ -188,10 +195,11 @@ void MemoryManager::drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& ga
   GuestAddr low = 0;
   GuestAddr high = 0;
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;) {
-    const Pma& pma = it->second;
+    Pma& pma = it->second;
     if (high == 0) low = pma.start;
     high = pma.end;
     if (pma.in_memory_file()) garbage.ranges.push_back(pma.range());
+    give_back_spare_locked(pma);
     it = pmas_.erase(it);
   }
   if (unmap == Unmap::kNoOrder || high == 0) return;
@@ -204,7 +212,10 @@ PmaSet::iterator MemoryManager::insert_pma_locked(const Pma& pma) {
   ++generation_;
   auto joins = [](const Pma& low, const Pma& high) {
     return low.end == high.start && low.kind == high.kind && low.prot == high.prot &&
-           low.read_only == high.read_only && low.offset + low.length() == high.offset;
+           low.read_only == high.read_only && low.is_broken == high.is_broken &&
+           low.shared_by == high.shared_by && low.offset + low.length() == high.offset &&
+           (low.spare == kNoSpare ? high.spare == kNoSpare
+                                  : low.spare + low.length() == high.spare);
   };
   auto it = pmas_.insert(pma);
   auto vma = vmas_.find(pma.start);
@@ -272,77 +283,6 @@ uint64_t MemoryManager::locked_bytes_locked(GuestAddr start, GuestAddr end) cons
     if (it->second.has(kVmaLocked))
       bytes += std::min(end, it->second.end) - std::max(start, it->second.start);
   return bytes;
-}
-
-// Copies what is resident of private memory at once: for small processes that is cheaper than
-// sharing it copy-on-write and mapping it again page by page.
-Result<Ref<MemoryManager>> MemoryManager::fork() {
-  Ref<platform::AddressSpace> space = TRY(platform_.new_address_space(trust_domain_));
-  Ref<MemoryManager> child =
-      adopt_ref(new MemoryManager(platform_, memory_, std::move(space), trust_domain_));
-  ReadLock lock(mappings_);
-  WriteLockSameRank child_lock(child->mappings_);
-  child->limits_ = limits_;
-  child->program_ = program_;
-  child->brk_start_ = brk_start_;
-  child->brk_end_ = brk_end_;
-  child->mmap_base_ = mmap_base_;
-  child->stack_top_ = stack_top_;
-  child->randomize_ = randomize_;
-  child->search_top_ = search_top_;
-  child->largest_gap_above_ = largest_gap_above_;
-
-  for (const auto& [start, vma] : vmas_) {
-    if (vma.has(kVmaDontFork)) {
-      // The gap cache must not miss what the child has free.
-      child->search_top_ = child->mmap_base_;
-      child->largest_gap_above_ = 0;
-      continue;
-    }
-    Vma copy = vma;
-    if (vma.file) copy.file = vma.file.for_child(*child);
-    copy.flags &= ~(kVmaLocked | kVmaLockOnFault);
-    child->account_locked(copy, true);
-    child->vmas_.insert(std::move(copy));
-  }
-  // Downwards, so that the child's offsets stay as contiguous as the parent's.
-  for (auto it = pmas_.end(); it != pmas_.begin();) {
-    --it;
-    const Pma& pma = it->second;
-    auto found = child->vmas_.find(pma.start);
-    if (found == child->vmas_.end()) continue;
-    const Vma& vma = found->second;
-    Pma copy = pma;
-    switch (pma.kind) {
-      case Pma::Kind::kPrivate: {
-        MemoryRange target = TRY(child->allocate_private_locked(pma.start, pma.length()));
-        copy.offset = target.offset;
-        if (!vma.has(kVmaWipeOnFork)) {
-          MemoryRange rest = pma.range();
-          while (!rest.empty()) {
-            MemoryRange data = memory_.next_data(rest);
-            if (data.empty()) break;
-            Result<void> copied = memory_.copy_pages(target.offset + (data.offset - pma.offset),
-                                                     data.offset, data.length);
-            if (!copied.ok()) {
-              child->insert_pma_locked(copy);  // the child's end gives it back
-              return copied.error();
-            }
-            rest = {data.end(), rest.end() - data.end()};
-          }
-        }
-        break;
-      }
-      case Pma::Kind::kShared:
-        memory_.add_reference(pma.range());
-        break;
-      case Pma::Kind::kHostFile:
-        break;
-    }
-    auto inserted = child->pmas_.insert(copy);
-    child->post_map_locked(vma, inserted->second);
-  }
-  return child;
 }
 
 }  // namespace caisson

@@ -32,6 +32,9 @@ namespace caisson {
 
 inline constexpr uint64_t kNoLimit = ~uint64_t{0};
 
+// Tuned: docs/design.md has the figures.
+inline constexpr uint64_t kForkCopyLimit = 1024 * 1024;
+
 // The rlimits that memory calls obey. RLIM_INFINITY is kNoLimit.
 struct MemoryLimits {
   uint64_t address_space = kNoLimit;  // RLIMIT_AS
@@ -120,8 +123,12 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   static Result<Ref<MemoryManager>> create(platform::Platform& platform, MemoryFile& memory,
                                            const MemoryLimits& limits, uint64_t trust_domain = 0,
                                            bool randomize = true);
-  // fork(2): a copy in an address space of its own.
-  Result<Ref<MemoryManager>> fork();
+  // fork(2): a copy in an address space of its own. Its tasks may run when run_when_settled() says
+  // so: some of its memory may still be written by this one. `stack` is where the caller writes.
+  Result<Ref<MemoryManager>> fork(GuestAddr stack = 0);
+  void run_when_settled(std::unique_ptr<platform::Deferred> work);
+  // Bytes of private memory that a fork copies at most; a larger process shares its memory.
+  void set_fork_copy_limit(uint64_t bytes);
   ~MemoryManager();
 
   platform::AddressSpace& address_space() const { return *space_; }
@@ -279,6 +286,26 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   bool near_mapping_limit() const;
   uint64_t locked_bytes_locked(GuestAddr start, GuestAddr end) const REQUIRES(mappings_);
 
+  // memory_fork.cc
+  struct ForkPart;
+  class ForkSettled;
+  // The stub may still write memory that is shared: the fork's child has not begun.
+  bool is_unsettled_locked(const Pma& pma) const REQUIRES_SHARED(mappings_) {
+    return pma.is_cow() && pma.shared_by > forks_settled_;
+  }
+  Result<void> copy_for_fork_locked(MemoryManager& child, const Vma& vma, const Pma& pma,
+                                    std::span<const MemoryRange> data)
+      REQUIRES(mappings_, child.mappings_);
+  void share_for_fork_locked(MemoryManager& child, const Vma& vma, GuestAddr start, GuestAddr end)
+      REQUIRES(mappings_, child.mappings_);
+  Result<void> split_for_fork_locked(MemoryManager& child, const Vma& vma, const Pma& pma,
+                                     std::span<const MemoryRange> data, GuestAddr stack)
+      REQUIRES(mappings_, child.mappings_);
+  Result<void> break_cow_locked(const Vma& vma, GuestAddr addr, Garbage& garbage)
+      REQUIRES(mappings_);
+  void give_back_spare_locked(Pma& pma) REQUIRES(mappings_);
+  void settle_fork();
+
   // memory_map.cc, memory_protect.cc, memory_remap.cc
   void populate_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
   Result<void> protect_locked(GuestAddr addr, GuestAddr end, int prot, int grows, Garbage& garbage)
@@ -295,7 +322,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
       REQUIRES(mappings_);
 
   // memory_backing.cc
-  Result<MemoryRange> allocate_private_locked(GuestAddr start, uint64_t length) REQUIRES(mappings_);
+  Result<MemoryRange> allocate_private_locked(GuestAddr start, uint64_t length,
+                                              bool* is_warm = nullptr) REQUIRES(mappings_);
   Result<void> back_locked(const Vma& vma, GuestAddr start, GuestAddr end) REQUIRES(mappings_);
   Result<void> back_run_locked(const Vma& vma, GuestAddr start, GuestAddr end) REQUIRES(mappings_);
   Result<PreparedCopy> prepare_copy(Ref<Mappable> file, uint64_t offset, GuestAddr start,
@@ -370,6 +398,12 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   MemoryRange carve_ GUARDED_BY(mappings_);
   // The same for the heap, which grows upwards from the bottom.
   MemoryRange heap_carve_ GUARDED_BY(mappings_);
+
+  // Forks that shared memory: begun, and those whose orders the stub has carried out.
+  uint64_t forks_begun_ GUARDED_BY(mappings_) = 0;
+  uint64_t forks_settled_ GUARDED_BY(mappings_) = 0;
+
+  uint64_t fork_copy_limit_ GUARDED_BY(mappings_) = kForkCopyLimit;
 
   IntervalMap<Parked> parked_ GUARDED_BY(mappings_);
   uint64_t parked_used_ GUARDED_BY(mappings_) = 0;  // bytes of those that may hold pages

@@ -62,23 +62,33 @@ class Machine {
   MemoryManager& mm() { return *mm_; }
   ModelPage& page(uint64_t index) { return pages_[index]; }
 
+  // Parent and child both live on, what one writes is never seen by the other; which of them the
+  // next steps are about is chosen.
   void forked(std::mt19937_64& random) {
+    if (others_.size() >= 3) others_.erase(others_.begin() + static_cast<long>(random() % 3));
     auto child = MUST(mm_->fork());
     std::vector<ModelPage> copy = pages_;
     for (ModelPage& page : copy) {
       if (page.dont_fork) page = {};
       if (page.wipe) page.own.reset();
     }
-    if (random() % 2 == 0) {
-      // The parent goes on; what the child writes must not be seen.
-      for (uint64_t i = 0; i < kArenaPages; ++i)
-        if (!copy[i].shared) (void)child->copy_out(kArena + i * kPageSize, "!", 1);
-      return;
+    others_.emplace_back(child, copy);
+    if (random() % 2 == 0) swap(others_.size() - 1);
+  }
+  void swap(size_t other) {
+    std::swap(mm_, others_[other].first);
+    std::swap(pages_, others_[other].second);
+  }
+  void swap_any(std::mt19937_64& random) {
+    if (!others_.empty()) swap(random() % others_.size());
+  }
+  void check_all() {
+    check();
+    for (size_t i = 0; i < others_.size() && !::testing::Test::HasFailure(); ++i) {
+      swap(i);
+      check();
+      swap(i);
     }
-    for (uint64_t i = 0; i < kArenaPages; ++i)
-      if (!pages_[i].shared) (void)mm_->copy_out(kArena + i * kPageSize, "?", 1);
-    mm_ = child;
-    pages_ = copy;
   }
 
   // Does what the guest would: an access, faults as often as needed.
@@ -133,6 +143,7 @@ class Machine {
   MemoryFile& memory_;
   Ref<MemoryManager> mm_;
   std::vector<ModelPage> pages_ = std::vector<ModelPage>(kArenaPages);
+  std::vector<std::pair<Ref<MemoryManager>, std::vector<ModelPage>>> others_;
 };
 
 class MemoryModel : public ::testing::TestWithParam<uint64_t> {};
@@ -148,6 +159,8 @@ TEST_P(MemoryModel, RandomCalls) {
   std::mt19937_64 random(GetParam());
   {
     Machine machine(platform, *memory);
+    // Most seeds never copy at fork.
+    if (GetParam() % 3 != 0) machine.mm().set_fork_copy_limit(0);
     const int kProts[] = {PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE, PROT_READ | PROT_EXEC,
                           PROT_READ | PROT_WRITE};
     for (int step = 0; step < 1500; ++step) {
@@ -271,20 +284,23 @@ TEST_P(MemoryModel, RandomCalls) {
           break;
         }
         case 12:
-          if (random() % 4 == 0) machine.forked(random);
+          if (random() % 2 == 0)
+            machine.forked(random);
+          else
+            machine.swap_any(random);
           break;
         default:
           // A hostile or hasty guest; nothing that we know changes. Half of the seeds are without.
           if (GetParam() % 2 == 0) machine.space().tamper_unmap(addr, length);
           break;
       }
-      if (step % 7 == 0) machine.check();
+      if (step % 7 == 0) machine.check_all();
       if (::testing::Test::HasFatalFailure() || ::testing::Test::HasFailure()) {
         ADD_FAILURE() << "step " << step;
         return;
       }
     }
-    machine.check();
+    machine.check_all();
   }
   EXPECT_EQ(memory->allocated_bytes(), 0u);
   memory->trim();

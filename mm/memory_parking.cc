@@ -29,7 +29,7 @@ bool MemoryManager::park_locked(GuestAddr start, GuestAddr end) {
   int count = 0;
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
        ++it) {
-    if (it->second.kind != Pma::Kind::kPrivate || ++count > 2) return false;
+    if (it->second.kind != Pma::Kind::kPrivate || it->second.is_cow() || ++count > 2) return false;
     bytes += it->second.length();
   }
   if (bytes > kParkLimit || parked_used_ + bytes > kParkedPagesLimit) return false;

@@ -120,7 +120,8 @@ Result<void> MemoryManager::protect_vma_locked(VmaSet::iterator it, GuestAddr ad
   for (auto pma = pmas_.first_ending_after(addr); pma != pmas_.end() && pma->second.start < stop;
        ++pma) {
     int effective = prot;
-    if (!vma.is_shared() && pma->second.kind != Pma::Kind::kPrivate && (prot & PROT_WRITE) != 0)
+    bool is_own = pma->second.kind == Pma::Kind::kPrivate && !pma->second.is_cow();
+    if (!vma.is_shared() && !is_own && (prot & PROT_WRITE) != 0)
       effective = (prot & ~PROT_WRITE) | PROT_READ;
     pma->second.prot = static_cast<uint8_t>(effective);
     if (run_end != pma->second.start || run_prot != effective) {

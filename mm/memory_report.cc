@@ -76,6 +76,7 @@ void MemoryManager::append_vdso_locked(std::string& text) const {
 
 ResidentBytes MemoryManager::resident_locked(GuestAddr start, GuestAddr end) const {
   ResidentBytes bytes;
+  DataRuns runs(memory_);
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
        ++it) {
     const Pma& pma = it->second;
@@ -87,7 +88,7 @@ ResidentBytes MemoryManager::resident_locked(GuestAddr start, GuestAddr end) con
     }
     MemoryRange rest{pma.offset + (low - pma.start), high - low};
     while (!rest.empty()) {
-      MemoryRange data = memory_.next_data(rest);
+      MemoryRange data = runs.next(rest);
       if (data.empty()) break;
       (pma.kind == Pma::Kind::kPrivate ? bytes.own : bytes.shared) += data.length;
       rest = {data.end(), rest.end() - data.end()};

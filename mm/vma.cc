@@ -16,6 +16,7 @@ void trim_front(Vma& vma, GuestAddr addr) {
 void trim_front(Pma& pma, GuestAddr addr) {
   pma.offset += addr - pma.start;
   if (pma.view != nullptr) pma.view += addr - pma.start;
+  if (pma.spare != kNoSpare) pma.spare += addr - pma.start;
   pma.start = addr;
 }
 

@@ -57,6 +57,8 @@ struct Vma {
   bool can_merge(const Vma& next) const;
 };
 
+inline constexpr uint64_t kNoSpare = ~uint64_t{0};
+
 struct Pma {
   enum class Kind : uint8_t {
     kPrivate,   // memory-file range of this address space alone
@@ -69,9 +71,14 @@ struct Pma {
   Kind kind = Kind::kPrivate;
   uint8_t prot = 0;
   bool read_only = false;           // mapped through a descriptor that can't write
+  bool is_broken = false;           // was shared by a fork and has been written since
+  uint64_t spare = kNoSpare;        // where copies of shared private memory go; reserved
+  uint64_t shared_by = 0;           // which fork of this address space made it is_cow()
   const std::byte* view = nullptr;  // kernel address of `start`; null: not looked up yet
 
   uint64_t length() const { return end - start; }
+  // Private memory that a fork has left to others too: to be copied, or taken over, before a write.
+  bool is_cow() const { return kind == Kind::kPrivate && read_only; }
   bool in_memory_file() const { return kind != Kind::kHostFile; }
   MemoryRange range() const { return {offset, length()}; }
 };

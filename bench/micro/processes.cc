@@ -1,5 +1,6 @@
 // Starting and ending processes. What is executed is this program with --exit.
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +30,18 @@ void fork_exit_wait() {
 }
 
 BENCH(fork_exit_wait) { return timed(count, fork_exit_wait); }
+
+// Of a process that uses 64 MiB.
+BENCH(fork_64m_exit_wait) {
+  constexpr size_t kSize = 64 << 20;
+  static char* const at = [] {
+    void* made = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(made != MAP_FAILED);
+    return static_cast<char*>(made);
+  }();
+  for (size_t i = 0; i < kSize; i += 4096) at[i] = 1;
+  return timed(count, fork_exit_wait);
+}
 
 BENCH(fork_exec_wait) {
   return timed(count, [] {

@@ -126,6 +126,19 @@ int main(int argc, char** argv) {
     if (read(ready[0], &byte, 1) != 1) return 1;
     report("favourite", favourite);
     report("big", big);
+  } else if (mode == "fork") {
+    // What parent and child share fits; the child's own copy of it does not.
+    report("eater", start([] {
+             char* at = reserve(50 * kMiB);
+             for (size_t i = 0; i < 50 * kMiB; i += 4096) at[i] = 3;
+             pid_t child = start([at] {
+               set_adjustment(500);
+               for (size_t i = 0; i < 50 * kMiB; i += 4096) at[i] = 4;
+             });
+             report("child", child);
+             for (size_t i = 0; i < 50 * kMiB; i += 4096)
+               if (at[i] != 3) _exit(15);
+           }));
   } else if (mode == "again") {
     for (int i = 0; i < 5; ++i) report("eater", start([] { touch(kTooMuch); }));
   }

@@ -43,6 +43,9 @@ class MemoryLimit(unittest.TestCase):
         (report,) = self.expect("protected", ["favourite killed 9", "big ended 0"], 1)
         self.assertEqual(report[2], "900")
 
+    def test_copies_of_memory_that_a_fork_shares_meet_the_limit(self):
+        self.expect("fork", ["child killed 9", "eater ended 0"], 1)
+
     def test_memory_comes_back_each_time(self):
         self.expect("again", [KILLED] * 5, 5)
 
