@@ -107,7 +107,8 @@ void stranger_comes(int enough, double seconds) {
     for (;;) kill(self, SIGUSR1);
   }
   const double end = now_s() + seconds;
-  for (unsigned n = 1; strangers < enough && now_s() < end; n++) {
+  const int least = enough / 10;  // on a loaded machine the sender may need longer for these
+  for (unsigned n = 1; strangers < enough && (strangers < least || now_s() < end); n++) {
     const int before = strangers;
     const unsigned long slack = 1000 + n % 1000;
     stranger_may_come = true;
@@ -121,7 +122,6 @@ void stranger_comes(int enough, double seconds) {
     while (syscall(SYS_unshare, CLONE_SIGHAND) != 0) sched_yield();  // until it is gone
   }
   kill(sender, SIGKILL);
-  REQUIRE(strangers > enough / 10);
 }
 
 TEST(PsxRace, UnknownThreadComesMeanwhile) {
