@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,8 @@ namespace {
 
 // From Linux 5.14 on; older libc headers lack it.
 constexpr int kPopulateWrite = 23;
+// From Linux 6.1 on.
+constexpr int kCollapse = 25;
 constexpr size_t kMaxTransfer = 0x40000000;
 
 // Repeats a libc call that a signal interrupted.
@@ -72,6 +75,23 @@ void exclude_from_dumps(std::byte* base, uint64_t length) {
 
 Result<void> populate(std::byte* base, uint64_t length) {
   return checked([=] { return ::madvise(base, length, kPopulateWrite); });
+}
+
+bool has_huge_pages() {
+  constexpr uint64_t kSize = 4096;
+  void* at = ::mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return false;
+  bool has = ::madvise(at, kSize, MADV_HUGEPAGE) == 0;
+  ::munmap(at, kSize);
+  return has;
+}
+
+void collapse(std::byte* base, uint64_t length) { ::madvise(base, length, kCollapse); }
+
+std::optional<uint64_t> free_storage(int fd) {
+  struct statfs status;
+  if (::fstatfs(fd, &status) != 0 || status.f_blocks == 0) return std::nullopt;
+  return static_cast<uint64_t>(status.f_bavail) * static_cast<uint64_t>(status.f_bsize);
 }
 
 Result<void> residency(const std::byte* base, uint64_t length, uint8_t* pages) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/result.h"
@@ -17,6 +18,9 @@ Result<uint64_t> file_size(int fd);
 // Bytes of storage that the file takes.
 Result<uint64_t> file_storage(int fd);
 
+// Bytes that the file's file system has left; no value: it has no limit.
+std::optional<uint64_t> free_storage(int fd);
+
 // Maps [offset, offset + length) of a file, MAP_SHARED | MAP_NORESERVE, anywhere.
 enum class Sharing : uint8_t { kReadOnly, kReadWrite };
 Result<std::byte*> map_file(int fd, uint64_t offset, uint64_t length, Sharing sharing);
@@ -25,6 +29,10 @@ void unmap(std::byte* base, uint64_t length);
 void exclude_from_dumps(std::byte* base, uint64_t length);
 // Gives every page of a writable mapping memory now; an error instead of SIGBUS if there is none.
 Result<void> populate(std::byte* base, uint64_t length);
+// Whether madvise(2) knows MADV_HUGEPAGE.
+bool has_huge_pages();
+// Makes a range of a shared mapping one huge page; only a hint.
+void collapse(std::byte* base, uint64_t length);
 // One byte a page, bit 0: in memory.
 Result<void> residency(const std::byte* base, uint64_t length, uint8_t* pages);
 

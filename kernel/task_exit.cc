@@ -78,7 +78,7 @@ void Task::leave_address_space(CurrentTask&) {
         wake_futex_word(*mm, kernel.futexes(), addr, true, 1);
     }
     clear_child_tid = 0;
-    uint64_t peak = mm->usage().resident;
+    uint64_t peak = mm->usage().peak_resident;
     MutexLock lock(group.mu);
     group.peak_resident_bytes = std::max(group.peak_resident_bytes, peak);
   }

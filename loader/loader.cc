@@ -21,10 +21,6 @@ constexpr uint64_t kMinArgumentSpace = 128 * 1024;   // ARG_MAX
 // Files that are looked at before a chain of interpreters is given up.
 constexpr int kMaxNesting = 5;
 
-#ifndef AT_RSEQ_FEATURE_SIZE
-#define AT_RSEQ_FEATURE_SIZE 27
-#define AT_RSEQ_ALIGN 28
-#endif
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
 #endif
@@ -104,10 +100,6 @@ std::vector<std::pair<uint64_t, uint64_t>> build_auxv(const platform::Platform& 
   add(AT_EGID, request.egid);
   add(AT_SECURE, request.secure ? 1 : 0);
   add(AT_HWCAP2, host::auxiliary_value(AT_HWCAP2));
-  if (uint64_t size = host::auxiliary_value(AT_RSEQ_FEATURE_SIZE); size != 0) {
-    add(AT_RSEQ_FEATURE_SIZE, size);
-    add(AT_RSEQ_ALIGN, host::auxiliary_value(AT_RSEQ_ALIGN));
-  }
   return auxv;
 }
 

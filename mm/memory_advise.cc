@@ -111,7 +111,7 @@ Result<void> MemoryManager::madvise(GuestAddr addr, uint64_t length, int advice)
   GuestAddr end = addr + rounded;
   if (end < addr) return Errno(EINVAL);
   if (end == addr) return {};
-  if (advice == kAdviceCollapse) return Errno(EINVAL);  // as without huge pages
+  if (advice == kAdviceCollapse) return collapse_advice(addr, end);
   if (advice == kAdvicePopulateRead || advice == kAdvicePopulateWrite)
     return populate_advice(addr, end, advice == kAdvicePopulateWrite);
 
@@ -154,6 +154,12 @@ Result<void> MemoryManager::advise_vma_locked(VmaSet::iterator it, GuestAddr sta
     Vma& changed = vmas_.find(start)->second;
     changed.flags = (changed.flags & ~change.clear) | change.set;
     ++generation_;
+    if (advice == MADV_HUGEPAGE || advice == MADV_NOHUGEPAGE) {
+      for (auto pma = pmas_.first_ending_after(start);
+           pma != pmas_.end() && pma->second.start < end; ++pma)
+        if (pma->second.kind == Pma::Kind::kPrivate && pma->second.length() >= kHugePageSize)
+          post_map_locked(changed, pma->second);
+    }
     return {};
   }
   switch (advice) {
@@ -184,6 +190,7 @@ Result<void> MemoryManager::advise_vma_locked(VmaSet::iterator it, GuestAddr sta
 void MemoryManager::discard_locked(const Vma& vma, GuestAddr start, GuestAddr end,
                                    Garbage& garbage) {
   if (vma.is_shared()) return;  // only page table entries would go
+  note_peak_before_locked(end - start);
   bool has_content = vma.file && vma.file->kind() != Mappable::Kind::kZero;
   if (has_content) {
     // Copies are dropped; what was mapped before them comes back.
@@ -247,6 +254,39 @@ Result<void> MemoryManager::populate_advice(GuestAddr start, GuestAddr end, bool
         make_accessible(at, for_write ? Access::kWrite : Access::kRead, false, false);
     if (outcome.kind == FaultOutcome::Kind::kOutOfMemory) return Errno(kEMEMORYLIMIT);
     if (outcome.kind == FaultOutcome::Kind::kSignal) return Errno(EFAULT);
+  }
+  return {};
+}
+
+// Fills the huge pages that hold something; the host joins their pages if it can. Linux:
+// madvise_collapse().
+Result<void> MemoryManager::collapse_advice(GuestAddr start, GuestAddr end) {
+  WriteLock lock(mappings_);
+  for (GuestAddr at = start; at < end;) {
+    auto it = vmas_.find(at);
+    if (it == vmas_.end()) return Errno(ENOMEM);
+    const Vma& vma = it->second;
+    GuestAddr stop = std::min(end, vma.end);
+    GuestAddr first = (vma.start + kHugePageSize - 1) & ~(kHugePageSize - 1);
+    if (vma.file || vma.is_shared() || first + kHugePageSize > vma.end) return Errno(EINVAL);
+    first = (at + kHugePageSize - 1) & ~(kHugePageSize - 1);
+    bool failed = false;
+    for (; first + kHugePageSize <= stop; first += kHugePageSize) {
+      auto pma = pmas_.find(first);
+      if (pma == pmas_.end() || pma->second.end < first + kHugePageSize || pma->second.is_cow()) {
+        failed = true;
+        continue;
+      }
+      MemoryRange range{pma->second.offset + (first - pma->second.start), kHugePageSize};
+      if (memory_.next_data(range).empty()) {
+        failed = true;  // nothing there to collapse
+        continue;
+      }
+      if (!memory_.populate(range).ok()) return Errno(kEMEMORYLIMIT);
+      if (range.offset % kHugePageSize == 0) memory_.collapse(range);
+    }
+    if (failed) return Errno(EINVAL);
+    at = stop;
   }
   return {};
 }

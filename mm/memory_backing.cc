@@ -14,7 +14,7 @@ namespace {
 
 constexpr uint64_t kCarveChunk = 64 * 1024 * 1024;
 constexpr uint64_t kHeapCarveChunk = 16 * 1024 * 1024;
-constexpr uint64_t kDirectAllocation = kCarveChunk / 8;
+constexpr uint64_t kDirectAllocation = kHugePageSize;  // aligned, for huge pages
 // Unbacked anonymous memory is backed this much at a time when it is touched.
 constexpr uint64_t kBackChunk = kHugePageSize;
 // A write to private file pages copies this much at a time.

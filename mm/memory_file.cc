@@ -24,7 +24,7 @@ Result<std::unique_ptr<MemoryFile>> MemoryFile::create(UniqueFd rw, uint64_t siz
 }
 
 MemoryFile::MemoryFile(UniqueFd fd, std::byte* base, uint64_t size)
-    : fd_(std::move(fd)), base_(base), size_(size) {
+    : fd_(std::move(fd)), base_(base), size_(size), host_has_huge_pages_(host::has_huge_pages()) {
   MutexLock lock(mutex_);
   add_free_locked(0, size);
 }
@@ -284,6 +284,15 @@ void MemoryFile::clear(MemoryRange range) {
 Result<void> MemoryFile::populate(MemoryRange range) {
   if (!host::populate(at(range.offset), range.length).ok()) return Errno(ENOMEM);
   return {};
+}
+
+bool MemoryFile::has_room_for_huge(uint64_t length) const {
+  return host_has_huge_pages_ &&
+         length <= host::free_storage(fd_.get()).value_or(host::physical_memory()) / 2;
+}
+
+void MemoryFile::collapse(MemoryRange range) {
+  if (host_has_huge_pages_) host::collapse(at(range.offset), range.length);
 }
 
 MemoryRange MemoryFile::next_data(MemoryRange range) const {

@@ -78,6 +78,11 @@ class MemoryFile {
   // Gives every page of the range memory now. ENOMEM at the memory limit.
   Result<void> populate(MemoryRange range);
 
+  // Whether memory of that length should be mapped with huge pages: not where memory gets scarce.
+  bool has_room_for_huge(uint64_t length) const;
+  // One huge page behind the range, if the host can.
+  void collapse(MemoryRange range);
+
   // The next run of pages that hold data in `range`; empty when there is none.
   MemoryRange next_data(MemoryRange range) const;
   // Copies host-side without mapping the target (Linux writes whole pages without zeroing them
@@ -120,6 +125,7 @@ class MemoryFile {
   const UniqueFd fd_;
   std::byte* const base_;
   const uint64_t size_;
+  const bool host_has_huge_pages_;
   mutable Mutex<LockRank::kMemoryFile> mutex_;
   std::map<uint64_t, Extent> extents_ GUARDED_BY(mutex_);                    // allocated, by offset
   std::map<uint64_t, uint64_t> free_ GUARDED_BY(mutex_);                     // free: offset to end

@@ -170,6 +170,7 @@ VmaSet::iterator MemoryManager::insert_vma_locked(Vma vma) {
 void MemoryManager::remove_locked(GuestAddr start, GuestAddr end, Garbage& garbage) {
   auto it = vmas_.first_ending_after(start);
   if (it == vmas_.end() || it->second.start >= end) return;
+  note_peak_before_locked(end - start);
   vmas_.split(start);
   pmas_.split(start);
   vmas_.split(end);
@@ -237,6 +238,15 @@ PmaSet::iterator MemoryManager::insert_pma_locked(const Pma& pma) {
   return previous;
 }
 
+// As Linux does where huge pages are on for all: large private memory, whose alignment allows it.
+bool MemoryManager::wants_huge_locked(const Vma& vma, const Pma& pma) const {
+  if (pma.kind != Pma::Kind::kPrivate || pma.is_cow() || (pma.prot & kProtWrite) == 0) return false;
+  if ((pma.start - pma.offset) % kHugePageSize != 0) return false;
+  if (vma.has(kVmaNoHugePage | kVmaNoReserve | kVmaGrowsDown)) return false;
+  if (pma.length() < (vma.has(kVmaHugePage) ? kHugePageSize : 2 * kHugePageSize)) return false;
+  return memory_.has_room_for_huge(pma.length());
+}
+
 void MemoryManager::post_map_locked(const Vma& vma, const Pma& pma) {
   platform::MapOrder order;
   order.addr = pma.start;
@@ -263,6 +273,7 @@ void MemoryManager::post_map_locked(const Vma& vma, const Pma& pma) {
       break;
     }
   }
+  order.huge = wants_huge_locked(vma, pma);
   order.populate = vma.has(kVmaLocked) && !vma.has(kVmaLockOnFault) && pma.prot != 0;
   std::vector<MemoryRange> released;
   evict_parked_locked(pma.start, pma.end, released);

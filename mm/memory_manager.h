@@ -95,6 +95,7 @@ struct MemoryUse {
   uint64_t total = 0;
   uint64_t peak_total = 0;
   uint64_t resident = 0;
+  uint64_t peak_resident = 0;
   uint64_t guest_memory = 0;  // resident, without the host's page cache
   uint64_t data = 0;
   uint64_t stack = 0;
@@ -282,6 +283,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
       REQUIRES(mappings_);
   PmaSet::iterator insert_pma_locked(const Pma& pma) REQUIRES(mappings_);
   void post_map_locked(const Vma& vma, const Pma& pma) REQUIRES(mappings_);
+  bool wants_huge_locked(const Vma& vma, const Pma& pma) const REQUIRES(mappings_);
   bool fits_limits_locked(uint64_t added, bool is_data) const REQUIRES(mappings_);
   bool near_mapping_limit() const;
   uint64_t locked_bytes_locked(GuestAddr start, GuestAddr end) const REQUIRES(mappings_);
@@ -351,6 +353,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
                                  Garbage& garbage) REQUIRES(mappings_);
   void discard_locked(const Vma& vma, GuestAddr start, GuestAddr end, Garbage& garbage)
       REQUIRES(mappings_);
+  Result<void> collapse_advice(GuestAddr start, GuestAddr end);
   Result<void> populate_advice(GuestAddr start, GuestAddr end, bool for_write);
   Result<void> lock_range_locked(GuestAddr addr, GuestAddr end, uint32_t flags) REQUIRES(mappings_);
   void lock_all_locked(uint32_t flags) REQUIRES(mappings_);
@@ -366,6 +369,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // 1 for every page that is resident, as mincore(2); 0 also where nothing is mapped.
   void residency_locked(GuestAddr start, std::span<uint8_t> pages) REQUIRES_SHARED(mappings_);
   ResidentBytes resident_locked(GuestAddr start, GuestAddr end) const REQUIRES_SHARED(mappings_);
+  void note_peak(uint64_t resident) const;
+  void note_peak_before_locked(uint64_t length) const REQUIRES_SHARED(mappings_);
 
   // memory_access.cc
   template <typename F>
@@ -390,6 +395,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   GuestAddr brk_end_ GUARDED_BY(mappings_) = 0;
   int lock_future_ GUARDED_BY(mappings_) = 0;  // MCL_FUTURE and MCL_ONFAULT as set
   MemoryUse use_ GUARDED_BY(mappings_);        // resident is counted when asked
+  // Of the moments when it was counted: when asked, and before much goes.
+  mutable std::atomic<uint64_t> peak_resident_ = 0;
   // Highest gap search: no gap above search_top_ is larger than largest_gap_above_.
   GuestAddr search_top_ GUARDED_BY(mappings_) = 0;
   uint64_t largest_gap_above_ GUARDED_BY(mappings_) = 0;

@@ -81,6 +81,7 @@ uint32_t vma_flags(const MmapRequest& request, bool shared) {
   if ((request.flags & MAP_GROWSDOWN) != 0) flags |= kVmaGrowsDown;
   if ((request.flags & MAP_NORESERVE) != 0) flags |= kVmaNoReserve;
   if ((request.flags & MAP_LOCKED) != 0) flags |= kVmaLocked;
+  if ((request.flags & MAP_STACK) != 0) flags |= kVmaNoHugePage;  // Linux: since 6.7
   return flags;
 }
 

@@ -200,6 +200,20 @@ void MemoryManager::read_pagemap(GuestAddr start, std::span<uint64_t> entries) {
   }
 }
 
+void MemoryManager::note_peak(uint64_t resident) const {
+  uint64_t peak = peak_resident_.load(std::memory_order_relaxed);
+  while (peak < resident && !peak_resident_.compare_exchange_weak(peak, resident)) {
+  }
+}
+
+// Before `length` bytes of mappings or of their pages go. What is little against the whole is let
+// pass: counting takes time in proportion to the whole.
+void MemoryManager::note_peak_before_locked(uint64_t length) const {
+  constexpr uint64_t kMuch = 1024 * 1024;
+  uint64_t peak = peak_resident_.load(std::memory_order_relaxed);
+  if (length >= std::max(kMuch, peak / 16)) note_peak(resident_locked(0, max_addr_).all());
+}
+
 MemoryUse MemoryManager::usage() const {
   ReadLock lock(mappings_);
   MemoryUse use = use_;
@@ -207,6 +221,8 @@ MemoryUse MemoryManager::usage() const {
   use.library = use.library > use.text ? use.library - use.text : 0;
   ResidentBytes bytes = resident_locked(0, max_addr_);
   use.resident = bytes.all();
+  note_peak(use.resident);
+  use.peak_resident = peak_resident_.load(std::memory_order_relaxed);
   use.guest_memory = bytes.own + bytes.shared;
   use.shared = bytes.shared + bytes.host_file;
   return use;

@@ -55,6 +55,7 @@ struct MapOrder {
   MappableFile* file = nullptr;  // for kFile; the address space takes a reference
   uint64_t offset = 0;           // in the memory file or the host file, multiple of kPageSize
   bool populate = false;         // MAP_POPULATE
+  bool huge = false;             // the host may use huge pages
 };
 
 // The platform's mapping target: one guest address space. Orders are carried out in the order in

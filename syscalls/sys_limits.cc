@@ -123,7 +123,7 @@ SyscallResult sys_getrusage(CurrentTask& task, int who, UserOut<ResourceUsage> u
       return Errno(EINVAL);
   }
   if (who != RUSAGE_CHILDREN)
-    use.max_resident_bytes = std::max(use.max_resident_bytes, task.mm().usage().resident);
+    use.max_resident_bytes = std::max(use.max_resident_bytes, task.mm().usage().peak_resident);
   return task.copy_out(usage, to_resource_usage(use));
 }
 

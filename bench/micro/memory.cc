@@ -47,6 +47,22 @@ BENCH(first_touch_page) {
   return took;
 }
 
+// Page faults on 256 MiB; one operation is one page.
+BENCH(fault_256m_page) {
+  constexpr size_t kSize = 256 << 20;
+  uint64_t took = 0;
+  for (uint64_t left = count; left > 0;) {
+    const uint64_t pages = left < kSize / kPage ? left : kSize / kPage;
+    char* at = map(kSize, PROT_READ | PROT_WRITE);
+    const uint64_t start = now_ns();
+    touch(at, pages * kPage);
+    took += now_ns() - start;
+    REQUIRE(munmap(at, kSize) == 0);
+    left -= pages;
+  }
+  return took;
+}
+
 BENCH(mprotect_pair) {
   static char* const at = [] {
     char* made = map(kPage, PROT_READ | PROT_WRITE);

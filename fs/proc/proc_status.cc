@@ -102,7 +102,7 @@ std::string status_text(Task& task) {
     line("VmSize", use.total);
     line("VmLck", use.locked);
     line("VmPin", 0);
-    line("VmHWM", use.resident);
+    line("VmHWM", use.peak_resident);
     line("VmRSS", use.resident);
     line("RssAnon", use.resident - std::min(use.resident, use.shared));
     line("RssFile", 0);

@@ -181,7 +181,7 @@ std::string cap_last_cap(Kernel&) { return std::to_string(kLastCapability) + "\n
 std::string boot_id(Kernel& kernel) { return kernel.boot_id() + "\n"; }
 std::string ngroups_max(Kernel&) { return "65536\n"; }
 std::string randomize(Kernel&) { return "2\n"; }
-std::string overcommit(Kernel&) { return "1\n"; }
+std::string overcommit(Kernel&) { return "0\n"; }
 std::string max_map_count(Kernel&) { return "65530\n"; }
 std::string mmap_min_addr(Kernel&) { return "65536\n"; }
 std::string pipe_max_size(Kernel&) { return std::to_string(kMaxPipeSize) + "\n"; }

@@ -3,6 +3,7 @@
 #include <linux/futex.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -31,6 +32,7 @@ std::vector<sock_filter> stub_process_filter(uint64_t base) {
       {SYS_mmap, "the mapper's orders", {text}},
       {SYS_munmap, "the mapper's orders", {text}},
       {SYS_mprotect, "the mapper's orders", {text}},
+      {SYS_madvise, "the mapper asks for huge pages", {text, arg_is(2, MADV_HUGEPAGE)}},
       {SYS_pwrite64, "the mapper acknowledges", {text}},
       {SYS_lseek, "the mapper reports a new thread's id", {text}},
       {SYS_sched_yield, "a wake-up that came too early is tried again", {text}},

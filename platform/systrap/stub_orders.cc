@@ -96,6 +96,8 @@ void StubProcess::map(const platform::MapOrder& order) {
     fd = file->number();
   }
   origin = fd;
+  constexpr uint64_t kHugeOrigin = uint64_t{1} << 32;
+  if (order.huge) origin |= kHugeOrigin;  // the host does not join it with others
   pending.order = {
       SYS_mmap,
       {order.addr, order.length, static_cast<uint64_t>(order.prot), flags, fd, order.offset},
@@ -104,6 +106,11 @@ void StubProcess::map(const platform::MapOrder& order) {
   mappings_.map(order.addr, order.addr + order.length, origin, order.offset, order.prot);
   is_empty_ = false;
   queue_locked(std::move(pending));
+  if (order.huge) {
+    Pending advice;
+    advice.order = {SYS_madvise, {order.addr, order.length, MADV_HUGEPAGE, 0, 0, 0}, 0};
+    queue_locked(std::move(advice));
+  }
   pump_full_batch_locked();
 }
 

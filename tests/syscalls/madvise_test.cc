@@ -271,5 +271,74 @@ TEST(Mincore, ArgumentsAndAnswers) {
   EXPECT_THAT(mincore(mapping.page(0), 4 * kPageSize, pages), FailsWith(ENOMEM));
 }
 
+constexpr size_t kHuge = 2 << 20;
+
+// The first huge page's begin in a mapping that holds two.
+char* huge_in(const Mapping& mapping) {
+  return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(mapping.address()) + kHuge - 1) &
+                                 ~(kHuge - 1));
+}
+
+TEST(Madvise, CollapseFillsHugePagesThatHoldSomething) {
+  Mapping mapping = Mapping::anonymous(3 * kHuge);
+  char* at = huge_in(mapping);
+  at[5 * kPageSize] = 'x';
+  if (madvise(at, kHuge, kCollapse) != 0 &&
+      access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0)
+    GTEST_SKIP() << "a kernel without huge pages";
+  EXPECT_THAT(madvise(at, kHuge, kCollapse), SucceedsWith(0));
+  EXPECT_TRUE(is_resident(at) && is_resident(at + kHuge - kPageSize));
+  EXPECT_EQ(at[5 * kPageSize], 'x');
+  EXPECT_EQ(at[4 * kPageSize], 0);
+}
+
+// Large memory, whatever pages are behind it: what is touched is there, what is given back is not.
+TEST(Madvise, LargeMemoryPieceByPiece) {
+  for (int advice : {MADV_NORMAL, MADV_HUGEPAGE, MADV_NOHUGEPAGE}) {
+    Mapping mapping = Mapping::anonymous(5 * kHuge);
+    char* at = huge_in(mapping);
+    (void)madvise(at, 4 * kHuge, advice);  // a kernel without huge pages does not know it
+    for (size_t i = 0; i < 4 * kHuge; i += kPageSize) {
+      ASSERT_EQ(at[i], 0);
+      at[i] = static_cast<char>(i / kPageSize);
+    }
+    must(madvise(at + 3 * kPageSize, 2 * kPageSize, MADV_DONTNEED), "madvise");
+    must(mprotect(at + kHuge, kPageSize, PROT_READ), "mprotect");
+    must(munmap(at + 2 * kHuge - kPageSize, 2 * kPageSize), "munmap");
+    EXPECT_EQ(at[2 * kPageSize], 2);
+    EXPECT_EQ(at[3 * kPageSize], 0);
+    EXPECT_EQ(at[5 * kPageSize], 5);
+    EXPECT_EQ(at[3 * kHuge + kPageSize], 1);
+    Child child = Child::run([&] {
+      at[0] = 'c';
+      at[3 * kHuge] = 'c';
+      return at[kHuge + kPageSize];
+    });
+    EXPECT_EQ(child.wait(), 1 << 8);
+    EXPECT_EQ(at[0], 0);
+    EXPECT_EQ(at[3 * kHuge], 0);
+  }
+}
+
+size_t status_kib(const char* name) {
+  const std::string text = read_file("/proc/self/status");
+  const size_t at = text.find(name);
+  return at == std::string::npos ? 0 : std::stoul(text.substr(text.find(':', at) + 1));
+}
+
+TEST(Resident, ThePeakStays) {
+  constexpr size_t kSize = 32 << 20;
+  const size_t before = status_kib("VmRSS");
+  {
+    Mapping mapping = Mapping::anonymous(kSize);
+    std::memset(mapping.address(), 1, kSize);
+  }
+  EXPECT_GE(status_kib("VmHWM"), before + kSize / 1024);
+  EXPECT_LT(status_kib("VmRSS"), before + kSize / 2048);
+  struct rusage usage;
+  must(getrusage(RUSAGE_SELF, &usage), "getrusage");
+  EXPECT_GE(static_cast<size_t>(usage.ru_maxrss), before + kSize / 1024);
+}
+
 }  // namespace
 }  // namespace caisson::test

@@ -317,6 +317,7 @@ TEST(SmapsRollup, IsTheSum) {
 TEST(Pagemap, TellsPresentFromAbsent) {
   // Large: what was used before and is kept warm may be given to small ones at once.
   Mapping all = Mapping::anonymous(64 * kMiB);
+  (void)madvise(all.address(), all.size(), MADV_NOHUGEPAGE);  // a host may not know it
   struct {
     char* base;
     char* page(size_t i) const { return base + i * kPageSize; }
