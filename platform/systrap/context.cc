@@ -56,9 +56,21 @@ constexpr uint64_t kUcSigcontextSs = 2;
 constexpr uint64_t kUcStrictRestoreSs = 4;
 constexpr int kSysSeccomp = 1;
 
-GateRegisters gate_registers(const Registers& r) {
-  return {0,    r.rbx, 0, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8,
-          r.r9, r.r10, 0, r.r12, r.r13, r.r14, r.r15, r.rip, r.eflags};
+// The flags that instructions set, as the gate passes them: lahf's byte in bits 8 to 15, OF in bit
+// 0.
+constexpr uint64_t kOverflow = 1 << 11;
+constexpr uint64_t kArithmeticFlags = 0xd5 | kOverflow;
+constexpr uint64_t kOtherFlags = 0x202;
+uint64_t flags_of_gate(uint64_t packed) {
+  return (packed >> 8 & kArithmeticFlags) | ((packed & 1) != 0 ? kOverflow : 0) | kOtherFlags;
+}
+uint64_t flags_for_gate(uint64_t flags) {
+  return (flags & kArithmeticFlags & ~kOverflow) << 8 | ((flags & kOverflow) != 0 ? 1 : 0);
+}
+
+CallRegisters call_registers(const Registers& r, uint64_t fs, uint64_t gs) {
+  return {r.rbx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp,    r.r8, r.r9,
+          r.r10, r.r12, r.r13, r.r14, r.r15, r.eflags, fs,   gs};
 }
 
 // A base address that wrfsbase/wrgsbase accept; anything else would fault inside the stub.
@@ -137,13 +149,34 @@ void SystrapContext::post(EventKind kind) {
   systrap_.workers().post(*this);
 }
 
+bool SystrapContext::only_result_changed() const {
+  constexpr size_t kWords = sizeof(Registers) / 8;
+  constexpr size_t kRax = offsetof(Registers, rax) / 8,
+                   kOrigRax = offsetof(Registers, orig_rax) / 8;
+  auto* now = reinterpret_cast<const uint64_t*>(&regs_);
+  auto* then = reinterpret_cast<const uint64_t*>(&call_regs_);
+  uint64_t changed = 0;
+  for (size_t i = 0; i < kRax; ++i) changed |= now[i] ^ then[i];
+  for (size_t i = kRax + 1; i < kOrigRax; ++i) changed |= now[i] ^ then[i];
+  for (size_t i = kOrigRax + 1; i < kWords; ++i) changed |= now[i] ^ then[i];
+  return changed == 0;
+}
+
+// The gate does not restore rcx and r11: only what keeps to the rules of a call may go back through
+// it.
 void SystrapContext::write_gate(StubThread& thread) {
   Slot& slot = thread.slot();
   slot.rax = regs_.rax;
-  GateRegisters g = gate_registers(regs_);
-  // Usually nothing else has changed: what is not written stays in the other CPU's cache.
-  if (memcmp(&g, &gate_, sizeof g) != 0) memcpy(&slot.regs, &g, sizeof g);
-  slot.resume = SLOT_RESUME_BY_GATE;
+  // What is not written stays in the other CPU's cache.
+  if (only_result_changed()) {
+    slot.resume = SLOT_RESUME_BY_GATE;
+    return;
+  }
+  uint64_t gs = regs_.gs_base == 0 ? thread.address() : canonical(regs_.gs_base);
+  slot.rip = regs_.rip;
+  slot.regs = call_registers(regs_, canonical(regs_.fs_base), gs);
+  slot.regs.rflags = flags_for_gate(regs_.eflags);
+  slot.resume = SLOT_RESUME_BY_GATE_BASES;
 }
 
 // Lays a host signal frame for the first resume of a thread, or for one that waits in the gate.
@@ -164,9 +197,11 @@ void SystrapContext::write_frame(StubThread& thread) {
     thread.has_frame = true;
     CHECK(vector_dirty_);
   }
+  if (vector_dirty_ && thread.vector_offset == 0 && !find_vector_state(thread))
+    space_->process().kill("a stub thread's frame makes no sense");
   if (vector_dirty_) {
     std::span<const std::byte> image = vector_.empty() ? vector.initial() : std::span(vector_);
-    memcpy(bytes + thread.vector_offset, image.data(), image.size());
+    if (thread.vector_offset != 0) memcpy(bytes + thread.vector_offset, image.data(), image.size());
     vector_dirty_ = false;
     vector_ = {};
   }
@@ -182,6 +217,8 @@ void SystrapContext::write_frame(StubThread& thread) {
   m.cs = regs_.cs == kUserCs32 ? kUserCs32 : kUserCs;
   m.ss = kUserSs;
   m.gs = m.fs = 0;
+  slot.resume_fs = canonical(regs_.fs_base);
+  slot.resume_gs = regs_.gs_base == 0 ? thread.address() : canonical(regs_.gs_base);
   slot.resume_frame = thread.frame_offset;
   slot.resume = anew ? SLOT_RESUME_ANEW : SLOT_RESUME_BY_FRAME;
 }
@@ -212,9 +249,8 @@ void SystrapContext::go(bool wake) {
   Ref<StubProcess> process(space_->process());
   Workers& workers = systrap_.workers();
   Slot& slot = thread.slot();
-  slot.resume_fs = canonical(regs_.fs_base);
-  slot.resume_gs = regs_.gs_base == 0 ? thread.address() : canonical(regs_.gs_base);
-  slot.waiting.store(0, std::memory_order_relaxed);
+  if (slot.waiting.load(std::memory_order_relaxed) != 0)
+    slot.waiting.store(0, std::memory_order_relaxed);
   for (uint32_t i = 0; i < call_count_; ++i) slot.call[i] = calls_[i];
   // Somebody may wait for them already.
   uint32_t seen = slot.calls.load(std::memory_order_relaxed);
@@ -223,8 +259,11 @@ void SystrapContext::go(bool wake) {
   }
   if (fetching_) {
     slot.resume = SLOT_RESUME_TRAP;
-  } else if (thread.at_gate && !vector_dirty_ && regs_.fs_base == gate_fs_ && regs_.gs_base == 0) {
+  } else if (thread.at_gate && !vector_dirty_) {
     write_gate(thread);
+  } else if (thread.in_call && !vector_dirty_ && only_result_changed()) {
+    slot.rax = regs_.rax;
+    slot.resume = SLOT_RESUME_RESULT;
   } else {
     write_frame(thread);
   }
@@ -308,6 +347,11 @@ void SystrapContext::read_vector_state(std::span<std::byte> out) const {
   }
   StubThread* thread = thread_.load();
   auto* bytes = reinterpret_cast<const std::byte*>(&thread->slot());
+  if (thread->vector_offset == 0 && !find_vector_state(*thread)) {
+    space_->process().kill("a stub thread's frame makes no sense");
+    memcpy(out.data(), vector.initial().data(), vector.size());
+    return;
+  }
   memcpy(out.data(), bytes + thread->vector_offset, vector.size());
   vector.sanitize(out.first(vector.size()));
 }
@@ -332,30 +376,56 @@ uint64_t SystrapContext::cpu_time_ns() const {
   return now > thread->cpu_base_ns ? now - thread->cpu_base_ns : 0;
 }
 
+bool SystrapContext::find_frame(StubThread& thread) const {
+  uint32_t offset = thread.slot().frame;
+  if (offset < SLOT_STACK || offset > SLOT_SIZE - sizeof(HostUcontext) || offset % 8 != 0)
+    return false;
+  thread.frame_offset = offset;
+  thread.vector_offset = 0;
+  thread.has_frame = true;
+  thread.at_gate = thread.in_call = false;
+  return true;
+}
+
+bool SystrapContext::find_vector_state(StubThread& thread) const {
+  auto* bytes = reinterpret_cast<const std::byte*>(&thread.slot());
+  uint64_t state;
+  memcpy(&state,
+         bytes + thread.frame_offset + offsetof(HostUcontext, mcontext) +
+             offsetof(HostSigcontext, fpstate),
+         sizeof state);
+  uint64_t offset = state - thread.address();
+  if (offset < SLOT_STACK || offset > SLOT_SIZE - systrap_.vector_state().size() ||
+      offset % 64 != 0)
+    return false;
+  thread.vector_offset = static_cast<uint32_t>(offset);
+  return true;
+}
+
 bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
   Slot& slot = thread.slot();
   auto* bytes = reinterpret_cast<const std::byte*>(&slot);
-  uint32_t frame_offset = slot.frame;
+  const bool was_at_gate = thread.at_gate;
+  if (!find_frame(thread) || !find_vector_state(thread)) return false;
+  if (keep_registers) {
+    if (!was_at_gate) return true;
+    // The flags that the gate leaves in the CPU.
+    uint64_t flags;
+    memcpy(&flags,
+           bytes + thread.frame_offset + offsetof(HostUcontext, mcontext) +
+               offsetof(HostSigcontext, flags),
+           sizeof flags);
+    regs_.eflags = (regs_.eflags & kArithmeticFlags) | (flags & ~kArithmeticFlags);
+    return true;
+  }
   uint32_t info_offset = slot.info;
-  if (frame_offset < SLOT_STACK || frame_offset > SLOT_SIZE - sizeof(HostUcontext) ||
-      frame_offset % 8 != 0)
-    return false;
   if (info_offset < SLOT_STACK || info_offset > SLOT_SIZE - sizeof(HostSiginfo) ||
       info_offset % 8 != 0)
     return false;
   HostSigcontext m;
-  memcpy(&m, bytes + frame_offset + offsetof(HostUcontext, mcontext), sizeof m);
+  memcpy(&m, bytes + thread.frame_offset + offsetof(HostUcontext, mcontext), sizeof m);
   HostSiginfo info;
   memcpy(&info, bytes + info_offset, sizeof info);
-  uint64_t vector = m.fpstate - thread.address();
-  if (vector < SLOT_STACK || vector > SLOT_SIZE - systrap_.vector_state().size() ||
-      vector % 64 != 0)
-    return false;
-  thread.frame_offset = frame_offset;
-  thread.vector_offset = static_cast<uint32_t>(vector);
-  thread.has_frame = true;
-  thread.at_gate = false;
-  if (keep_registers) return true;
 
   regs_.r8 = m.r8, regs_.r9 = m.r9, regs_.r10 = m.r10, regs_.r11 = m.r11;
   regs_.r12 = m.r12, regs_.r13 = m.r13, regs_.r14 = m.r14, regs_.r15 = m.r15;
@@ -365,8 +435,8 @@ bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
   regs_.eflags = m.flags;
   regs_.cs = m.cs == kUserCs32 ? kUserCs32 : kUserCs;
   regs_.ss = kUserSs;
-  uint64_t fs = slot.fs;
-  uint64_t gs = slot.gs;
+  uint64_t fs = slot.regs.fs;
+  uint64_t gs = slot.regs.gs;
   regs_.fs_base = canonical(fs);
   regs_.gs_base = gs == thread.address() ? 0 : canonical(gs);
 
@@ -396,26 +466,32 @@ bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
   }
 }
 
-void SystrapContext::read_gate(StubThread& thread) {
-  uint64_t rax = thread.slot().rax;
-  GateRegisters g;
-  memcpy(&g, &thread.slot().regs, sizeof g);
-  uint64_t fs = thread.slot().fs;
-  regs_.rax = rax, regs_.rbx = g.rbx, regs_.rdx = g.rdx, regs_.rsi = g.rsi, regs_.rdi = g.rdi;
-  regs_.rbp = g.rbp, regs_.rsp = g.rsp, regs_.r8 = g.r8, regs_.r9 = g.r9, regs_.r10 = g.r10;
-  regs_.r12 = g.r12, regs_.r13 = g.r13, regs_.r14 = g.r14, regs_.r15 = g.r15;
-  regs_.rip = g.rip, regs_.eflags = g.rflags;
-  regs_.rcx = g.rip, regs_.r11 = g.rflags;
+bool SystrapContext::read_call(StubThread& thread, bool by_gate) {
+  const Slot& slot = thread.slot();
+  CallRegisters r;
+  memcpy(&r, &slot.regs, sizeof r);
+  uint64_t rax = slot.rax;
+  uint64_t rip = slot.rip;
+  if (by_gate) {
+    thread.has_frame = thread.in_call = false;
+  } else {
+    if (!find_frame(thread)) return false;
+    thread.in_call = true;
+  }
+  thread.at_gate = by_gate;
+  regs_.rax = regs_.orig_rax = rax;
+  regs_.rbx = r.rbx, regs_.rdx = r.rdx, regs_.rsi = r.rsi, regs_.rdi = r.rdi;
+  regs_.rbp = r.rbp, regs_.rsp = r.rsp, regs_.r8 = r.r8, regs_.r9 = r.r9, regs_.r10 = r.r10;
+  regs_.r12 = r.r12, regs_.r13 = r.r13, regs_.r14 = r.r14, regs_.r15 = r.r15;
+  regs_.rip = regs_.rcx = rip;
+  regs_.eflags = regs_.r11 = by_gate ? flags_of_gate(r.rflags) : r.rflags;
   regs_.cs = kUserCs, regs_.ss = kUserSs;
-  regs_.fs_base = canonical(fs);
-  regs_.gs_base = 0;
-  regs_.orig_rax = rax;
-  gate_ = gate_registers(regs_);
-  gate_fs_ = regs_.fs_base;
+  regs_.fs_base = canonical(r.fs);
+  regs_.gs_base = by_gate || r.gs == thread.address() ? 0 : canonical(r.gs);
+  call_regs_ = regs_;
   event_ = EventKind::kSyscall;
   syscall_arch_ = AUDIT_ARCH_X86_64;
-  thread.at_gate = true;
-  thread.has_frame = false;
+  return true;
 }
 
 void SystrapContext::read_event(StubThread& thread) {
@@ -424,17 +500,17 @@ void SystrapContext::read_event(StubThread& thread) {
   if ((thread.slot().calls.load() & CALLS_COUNT_MASK) == 0) call_count_ = 0;
   give_back_protects();
   uint32_t entry = thread.slot().entry;
-  bool keep = fetching_ || entry == SLOT_ENTRY_GATE_BROKEN;
-  if (entry == SLOT_ENTRY_GATE && !fetching_) {
-    read_gate(thread);
-    return;
-  }
-  if ((entry == SLOT_ENTRY_TRAP || entry == SLOT_ENTRY_GATE_BROKEN) && read_frame(thread, keep)) {
-    if (keep) event_ = fetching_ ? EventKind::kFrame : EventKind::kInterrupt;
-    fetching_ = false;
-    return;
+  bool ok = false;
+  if (fetching_ || entry == SLOT_ENTRY_GATE_BROKEN) {
+    ok = entry != SLOT_ENTRY_GATE && read_frame(thread, true);
+    event_ = fetching_ ? EventKind::kFrame : EventKind::kInterrupt;
+  } else if (entry == SLOT_ENTRY_CALL || entry == SLOT_ENTRY_GATE) {
+    ok = read_call(thread, entry == SLOT_ENTRY_GATE);
+  } else if (entry == SLOT_ENTRY_TRAP) {
+    ok = read_frame(thread, false);
   }
   fetching_ = false;
+  if (ok) return;
   space_->process().kill("a stub thread's request makes no sense");
   event_ = EventKind::kDied;
 }

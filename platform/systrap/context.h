@@ -59,7 +59,10 @@ class SystrapContext : public platform::Context {
 
  private:
   bool read_frame(StubThread& thread, bool keep_registers);
-  void read_gate(StubThread& thread);
+  bool read_call(StubThread& thread, bool by_gate);
+  bool find_frame(StubThread& thread) const;
+  bool find_vector_state(StubThread& thread) const;
+  bool only_result_changed() const;
   void write_frame(StubThread& thread);
   void write_gate(StubThread& thread);
   void release_thread();
@@ -77,8 +80,7 @@ class SystrapContext : public platform::Context {
   // Kept until the thread has made them all: an interrupt may have come first.
   CallerCall calls_[CALLS_MAX];
   uint32_t call_count_ = 0;
-  GateRegisters gate_{};  // as they were at the call gate
-  uint64_t gate_fs_ = 0;
+  Registers call_regs_{};  // as they were when the call began
   bool is_fresh_ = false;
   bool fetching_ = false;
   bool vector_dirty_ = true;       // vector_ is newer than what the thread has

@@ -35,7 +35,6 @@ std::vector<sock_filter> stub_process_filter(uint64_t base) {
       {SYS_madvise, "the mapper asks for huge pages", {text, arg_is(2, MADV_HUGEPAGE)}},
       {SYS_pwrite64, "the mapper acknowledges", {text}},
       {SYS_lseek, "the mapper reports a new thread's id", {text}},
-      {SYS_sched_yield, "a wake-up that came too early is tried again", {text}},
       {SYS_clone, "the mapper makes a stub thread", {text, arg_is(0, kThread)}},
       {SYS_clone, "the zygote makes a stub", {text, arg_is(0, kStub)}},
       {SYS_seccomp,
@@ -66,7 +65,6 @@ std::vector<sock_filter> guest_thread_filter(uint64_t base, bool stub_calls) {
       {SYS_futex,
        "ring a worker",
        {site(stub.site_wake), in_region, below_end, arg32_is(1, FUTEX_WAKE)}},
-      {SYS_sched_yield, "a wake-up that came too early is tried again", {site(stub.site_yield)}},
       {SYS_exit, "the thread ends", {site(stub.site_exit)}},
   };
   if (!stub_calls) return seccomp::compile(rules, SECCOMP_RET_TRAP, SECCOMP_RET_TRAP);

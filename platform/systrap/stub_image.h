@@ -20,7 +20,6 @@ struct StubHeader {
   uint32_t site_sigreturn;
   uint32_t site_wait;
   uint32_t site_wake;
-  uint32_t site_yield;
   uint32_t site_exit;
   uint32_t site_fetch;
   uint32_t site_protect;

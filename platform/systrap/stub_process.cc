@@ -196,13 +196,10 @@ void StubProcess::finish_thread_locked() {
 void StubProcess::reset_slot(StubThread& thread) {
   constexpr size_t kFrames = 0x2000;  // where host signal frames lie: what is left of former ones
   Slot& slot = thread.slot();
-  thread.has_frame = thread.at_gate = false;
-  memset(reinterpret_cast<std::byte*>(&slot) + SLOT_SIZE - kFrames, 0, kFrames);
-  memset(&slot.regs, 0, sizeof slot.regs);
-  memset(&slot.call, 0, sizeof slot.call);
-  slot.calls.store(0);
-  slot.waiting.store(0);
-  slot.wait_return = 0;
+  thread.has_frame = thread.at_gate = thread.in_call = false;
+  auto* bytes = reinterpret_cast<std::byte*>(&slot);
+  memset(bytes + SLOT_SIZE - kFrames, 0, kFrames);
+  memset(bytes + SLOT_WAITING, 0, sizeof slot - SLOT_WAITING);
   slot.self = thread.address();
   slot.gate = systrap_.memory().stub_base() + stub_header().gate;
 }

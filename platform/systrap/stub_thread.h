@@ -63,9 +63,9 @@ class StubThread {
   bool mapped = false;     // the slot is mapped in the stub
   bool has_frame = false;  // frame_offset is the frame it waits in
   bool at_gate = false;    // it waits in the call gate
-  bool broken_gate = false;
+  bool in_call = false;    // it waits in a trapped call, whose frame nobody has changed
   uint32_t frame_offset = 0;
-  uint32_t vector_offset = 0;  // of the XSAVE image in the slot
+  uint32_t vector_offset = 0;  // of the XSAVE image in the slot; 0: not looked up yet
   uint64_t cpu_base_ns = 0;    // CPU time used for earlier guest tasks
   // The context's scheduling_id that the host thread has; anybody's who took it since is another.
   uint64_t scheduling_id = 0;

@@ -290,9 +290,10 @@ TEST_F(SystrapTest, KilledStubReportsDeath) {
   context->attach(nullptr);
 }
 
-// mov $39,%eax; call *%gs:16; jmp back
-constexpr uint8_t kGateLoop[] = {0xb8, 39, 0, 0, 0, 0x65, 0xff, 0x14,
-                                 0x25, 16, 0, 0, 0, 0xeb, 0xf1};
+// mov $39,%eax; lea 8(%rip),%rcx; jmp *%gs:SLOT_GATE; jmp back
+constexpr uint8_t kGateLoop[] = {0xb8,      39, 0, 0, 0,    0x48, 0x8d, 0x0d,
+                                 8,         0,  0, 0, 0x65, 0xff, 0x24, 0x25,
+                                 SLOT_GATE, 0,  0, 0, 0xeb, 0xea};
 
 TEST_F(SystrapTest, TheGateIsASystemCall) {
   auto space = MUST(systrap_->new_address_space(0));
@@ -302,7 +303,7 @@ TEST_F(SystrapTest, TheGateIsASystemCall) {
     ASSERT_EQ(next(), context.get());
     ASSERT_EQ(context->event(), EventKind::kSyscall);
     ASSERT_EQ(context->regs().orig_rax, 39u);
-    ASSERT_EQ(context->regs().rip, kCode + 13);
+    ASSERT_EQ(context->regs().rip, kCode + 20);
     ASSERT_EQ(context->regs().rsp, kData + 8192);
   }
   EXPECT_FALSE(context->has_vector_state());
@@ -310,7 +311,7 @@ TEST_F(SystrapTest, TheGateIsASystemCall) {
   ASSERT_EQ(next(), context.get());
   EXPECT_EQ(context->event(), EventKind::kFrame);
   EXPECT_TRUE(context->has_vector_state());
-  EXPECT_EQ(context->regs().rip, kCode + 13);
+  EXPECT_EQ(context->regs().rip, kCode + 20);
   context->resume();
   ASSERT_EQ(next(), context.get());
   EXPECT_EQ(context->event(), EventKind::kSyscall);

@@ -17,7 +17,7 @@ namespace {
 
 // How long a worker polls after the last request, and how long a stub thread polls for its answer.
 constexpr uint64_t kPollNs = 20'000;
-constexpr int64_t kPatienceNs = 1'000'000;
+constexpr int64_t kPatienceNs = 200'000;
 constexpr uint32_t kStubSpinCycles = 12'000;
 // A gap this long between two looks means that the CPU was given to somebody else.
 constexpr uint64_t kPreemptedNs = 8'000;
@@ -88,6 +88,26 @@ void Workers::watch_acks(Ref<StubProcess> process) {
   ack_count_.store(static_cast<int>(ack_list_.size()));
 }
 
+bool Workers::asks(StubThread& thread) {
+  uint32_t state = thread.slot().state.load(std::memory_order_acquire);
+  return state == SLOT_STATE_REQUEST || state == SLOT_STATE_ASLEEP;
+}
+
+// Takes a thread that asks, if the guest has it; null: it does not, or another worker was first.
+platform::Context* Workers::claim(WorkerState& state, StubThread& thread) {
+  // Its other lines come over while the claim is made.
+  __builtin_prefetch(&thread.slot().regs);
+  __builtin_prefetch(&thread.slot().regs.r10);
+  uint64_t word = thread.phase().load();
+  if (StubThread::phase_of(word) != Phase::kGuest || !asks(thread)) return nullptr;
+  if (!thread.claim(word, Phase::kOwned)) return nullptr;
+  state.last = &thread;
+  state.scan_from = thread.id() / 64;
+  SystrapContext* context = thread.context;
+  context->read_event(thread);
+  return context;
+}
+
 // `all`: also threads that were seen to wait by themselves.
 platform::Context* Workers::scan(WorkerState& state, bool all) {
   uint32_t words = running_words_.load(std::memory_order_acquire);
@@ -103,22 +123,16 @@ platform::Context* Workers::scan(WorkerState& state, bool all) {
       bits &= bits - 1;
       StubThread* thread = threads_[index * 64 + bit].load(std::memory_order_acquire);
       if (thread == nullptr) continue;
-      uint64_t word = thread->phase().load();
-      if (StubThread::phase_of(word) != Phase::kGuest) continue;
-      uint32_t slot_state = thread->slot().state.load(std::memory_order_acquire);
-      if (slot_state != SLOT_STATE_REQUEST && slot_state != SLOT_STATE_ASLEEP) {
-        bool waits = thread->slot().waiting.load(std::memory_order_relaxed) != 0;
-        bool known = (dozing >> bit & 1) != 0;
-        if (waits && !known) dozing_[index].fetch_or(uint64_t{1} << bit);
-        if (!waits && known) dozing_[index].fetch_and(~(uint64_t{1} << bit));
-        busy += waits ? 0 : 1;
+      if (StubThread::phase_of(thread->phase().load()) != Phase::kGuest) continue;
+      if (asks(*thread)) {
+        if (platform::Context* context = claim(state, *thread)) return context;
         continue;
       }
-      if (!thread->claim(word, Phase::kOwned)) continue;
-      state.scan_from = index;
-      SystrapContext* context = thread->context;
-      context->read_event(*thread);
-      return context;
+      bool waits = thread->slot().waiting.load(std::memory_order_relaxed) != 0;
+      bool known = (dozing >> bit & 1) != 0;
+      if (waits && !known) dozing_[index].fetch_or(uint64_t{1} << bit);
+      if (!waits && known) dozing_[index].fetch_and(~(uint64_t{1} << bit));
+      busy += waits ? 0 : 1;
     }
   }
   state.busy = busy;
@@ -186,7 +200,10 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
   uint64_t last = 0;
   for (;;) {
     for (int i = 0; i < 16; ++i) {
-      if (platform::Context* context = take(state, i == 0)) {
+      platform::Context* context = nullptr;
+      if (state.last != nullptr && asks(*state.last)) context = claim(state, *state.last);
+      if (context == nullptr) context = take(state, i == 0);
+      if (context != nullptr) {
         state.failures = 0;
         return context;
       }

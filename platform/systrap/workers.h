@@ -48,10 +48,13 @@ class Workers {
     uint32_t failures = 0;  // polls in a row that gained nothing
     uint64_t slept_at = 0;
     uint32_t scan_from = 0;
+    StubThread* last = nullptr;  // whose request was the last
     int busy = 0;  // threads in the guest that did not wait when last looked at
   };
 
   platform::Context* take(WorkerState& state, bool all);
+  platform::Context* claim(WorkerState& state, StubThread& thread);
+  static bool asks(StubThread& thread);
   platform::Context* scan(WorkerState& state, bool all);
   platform::Context* poll(WorkerState& state, const platform::WorkSource& source, bool& work);
   bool may_poll(const WorkerState& state) const;

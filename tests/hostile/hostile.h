@@ -25,15 +25,17 @@
 #include <string>
 #include <vector>
 
+#include "platform/systrap/sysmsg/sysmsg.h"
+
 namespace caisson::test {
 
-constexpr uint64_t kSlotSize = 0x8000;
-constexpr uint64_t kSlotSelf = 8;
-constexpr uint64_t kSlotGate = 16;
-constexpr uint64_t kSlotFrame = 72;
-constexpr uint64_t kControl = 0x10000;
-constexpr uint64_t kOrders = 0x20000;
-constexpr uint64_t kSlots = 0x10000000;
+constexpr uint64_t kSlotSize = SLOT_SIZE;
+constexpr uint64_t kSlotSelf = SLOT_SELF;
+constexpr uint64_t kSlotGate = SLOT_GATE;
+constexpr uint64_t kSlotFrame = SLOT_FRAME;
+constexpr uint64_t kControl = STUB_CONTROL;
+constexpr uint64_t kOrders = STUB_ORDERS;
+constexpr uint64_t kSlots = STUB_SLOTS;
 constexpr size_t kVictimPages = 256;
 
 struct Stub {

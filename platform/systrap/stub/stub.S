@@ -12,7 +12,6 @@
 #define NR_MPROTECT 10
 #define NR_SIGRETURN 15
 #define NR_PWRITE64 18
-#define NR_SCHED_YIELD 24
 #define NR_CLONE 56
 #define NR_EXIT 60
 #define NR_GETPPID 110
@@ -29,21 +28,30 @@
 #define MINUS_EINTR -4
 #define MINUS_EFAULT -14
 #define MINUS_ETIMEDOUT -110
-#define RING_TRIES 4
+#define RING_TRIES 8
 #define SIGNAL_INTERRUPT 10
 #define SIGNAL_SYS 31
 #define AUDIT_ARCH_X86_64 0xc000003e
 // CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_PARENT
 #define CLONE_FLAGS (0x100 | 0x200 | 0x400 | 0x8000)
 #define SIGINFO_ARCH 28
+#define UCONTEXT_R8 40
+#define UCONTEXT_R9 48
 #define UCONTEXT_R10 56
+#define UCONTEXT_R12 72
+#define UCONTEXT_R13 80
+#define UCONTEXT_R14 88
+#define UCONTEXT_R15 96
 #define UCONTEXT_RDI 104
 #define UCONTEXT_RSI 112
+#define UCONTEXT_RBP 120
+#define UCONTEXT_RBX 128
 #define UCONTEXT_RDX 136
-#define UCONTEXT_R9 48
 #define UCONTEXT_RAX 144
 #define UCONTEXT_RCX 152
+#define UCONTEXT_RSP 160
 #define UCONTEXT_RIP 168
+#define UCONTEXT_RFLAGS 176
 #define CPU_NODE_SEGMENT 0x7b
 
         .section .text.start, "ax"
@@ -59,7 +67,6 @@ stub_start:
         .long site_sigreturn + 2 - stub_start
         .long site_wait + 2 - stub_start
         .long site_wake + 2 - stub_start
-        .long site_yield + 2 - stub_start
         .long site_exit + 2 - stub_start
         .long site_fetch + 2 - stub_start
         .long site_protect + 2 - stub_start
@@ -81,21 +88,49 @@ signal_entry:
         je      interrupted
         cmp     $SIGNAL_SYS, %edi
         jne     trapped
+        cmpl    $AUDIT_ARCH_X86_64, SIGINFO_ARCH(%rsi)
+        jne     trapped
         cmpq    $NR_FUTEX, UCONTEXT_RAX(%rdx)
         je      futex_call
+
+// A system call. The kernel gets what it needs in two lines, and leaves the frame to this CPU. rdx is the ucontext.
+        .macro pass from, to
+        mov     \from(%rdx), %rax
+        mov     %rax, \to(%rbx)
+        .endm
+call_trapped:
+        pass    UCONTEXT_RAX, SLOT_RAX
+        pass    UCONTEXT_RIP, SLOT_RIP
+        pass    UCONTEXT_RBX, SLOT_REGS+REGS_RBX
+        pass    UCONTEXT_RDX, SLOT_REGS+REGS_RDX
+        pass    UCONTEXT_RSI, SLOT_REGS+REGS_RSI
+        pass    UCONTEXT_RDI, SLOT_REGS+REGS_RDI
+        pass    UCONTEXT_RBP, SLOT_REGS+REGS_RBP
+        pass    UCONTEXT_RSP, SLOT_REGS+REGS_RSP
+        pass    UCONTEXT_R8, SLOT_REGS+REGS_R8
+        pass    UCONTEXT_R9, SLOT_REGS+REGS_R9
+        pass    UCONTEXT_R10, SLOT_REGS+REGS_R10
+        pass    UCONTEXT_R12, SLOT_REGS+REGS_R12
+        pass    UCONTEXT_R13, SLOT_REGS+REGS_R13
+        pass    UCONTEXT_R14, SLOT_REGS+REGS_R14
+        pass    UCONTEXT_R15, SLOT_REGS+REGS_R15
+        pass    UCONTEXT_RFLAGS, SLOT_REGS+REGS_RFLAGS
+        mov     $SLOT_ENTRY_CALL, %eax
+        jmp     publish_bases
 trapped:
         mov     $SLOT_ENTRY_TRAP, %eax
 publish_frame:
-        mov     %eax, SLOT_ENTRY(%rbx)
         mov     %edi, SLOT_SIGNO(%rbx)
         sub     %rbx, %rsi
         mov     %esi, SLOT_INFO(%rbx)
+publish_bases:
+        mov     %eax, SLOT_ENTRY(%rbx)
         sub     %rbx, %rdx
         mov     %edx, SLOT_FRAME(%rbx)
         rdfsbase %rax
-        mov     %rax, SLOT_FS(%rbx)
+        mov     %rax, SLOT_REGS+REGS_FS(%rbx)
         rdgsbase %rax
-        mov     %rax, SLOT_GS(%rbx)
+        mov     %rax, SLOT_REGS+REGS_GS(%rbx)
         jmp     publish
 
 // The interrupt hit guest code, or stub code where only a hostile jump leads: an ordinary event. It hit a private wait:
@@ -129,20 +164,18 @@ return_to_frame:
 // ---- futex(2) on private words, where the kernel left it to us: the host's futex, in this process. rbx rdx rsi r12 edi as
 // in signal_entry. A wait goes on outside of this handler, so that the interrupt can end it.
 futex_call:
-        cmpl    $AUDIT_ARCH_X86_64, SIGINFO_ARCH(%rsi)
-        jne     trapped
         lea     private_wait_end(%rip), %rax
         cmp     %rax, UCONTEXT_RIP(%rdx)
         je      private_wait_trapped
         lea     ORDERS(%rip), %rbp
         cmpl    $0, ORDERS_ANSWERS(%rbp)
-        je      trapped
+        je      call_trapped
         rdgsbase %rax
         cmp     %rbx, %rax              // the way back of a wait needs it
-        jne     trapped
+        jne     call_trapped
         mov     $STUB_USER_END, %rax
         cmp     %rax, UCONTEXT_RDI(%rdx)
-        jae     trapped
+        jae     call_trapped
         mov     UCONTEXT_RSI(%rdx), %eax
         cmp     $FUTEX_WAKE_PRIVATE, %eax
         je      private_wake_call
@@ -153,9 +186,9 @@ futex_call:
         cmp     $FUTEX_WAIT_BITSET_PRIVATE_REALTIME, %eax
         je      private_wait_call
         cmp     $FUTEX_WAIT_PRIVATE, %eax
-        jne     trapped
+        jne     call_trapped
         cmpq    $0, UCONTEXT_R10(%rdx)  // a wait with a relative time could not go on after an interrupt
-        jne     trapped
+        jne     call_trapped
 private_wait_call:
         mov     UCONTEXT_RIP(%rdx), %rax
         mov     %rax, SLOT_WAIT_RETURN(%rbx)
@@ -166,7 +199,7 @@ private_wait_call:
 private_wake_call:
         mfence                          // the guest's word first, then a look for waiters of the kernel
         cmpl    $0, ORDERS_WAITERS(%rbp)
-        jne     trapped
+        jne     call_trapped
         mov     %rdx, %r13
         mov     %eax, %esi
         mov     UCONTEXT_RDI(%r13), %rdi
@@ -200,6 +233,8 @@ private_wait_trapped:
         mov     %rax, UCONTEXT_RIP(%rdx)
         mov     %rax, UCONTEXT_RCX(%rdx)
         movl    $0, SLOT_WAITING(%rbx)
+        cmp     $SIGNAL_SYS, %edi
+        je      call_trapped
         jmp     trapped
 // rax = offset of the interrupted instruction.
 interrupted_private_wait:
@@ -216,35 +251,34 @@ interrupted_private_wait:
         mov     %rax, UCONTEXT_RIP(%rdx)
         jmp     return_to_frame
 
-// ---- The call gate: a guest's `call *%gs:SLOT_GATE` in place of a `syscall`. rcx and r11 are free, as for syscall(2).
+// ---- The call gate, in place of a `syscall`: rcx is where the guest goes on, r11 is free, as after syscall(2). The guest's
+// stack is not touched.
         .balign 64
 gate_entry:
-        mov     %gs:SLOT_SELF, %rcx
-        mov     %rax, SLOT_RAX(%rcx)
-        mov     %rbx, SLOT_REGS+GATE_RBX(%rcx)
-        mov     %rdx, SLOT_REGS+GATE_RDX(%rcx)
-        mov     %rsi, SLOT_REGS+GATE_RSI(%rcx)
-        mov     %rdi, SLOT_REGS+GATE_RDI(%rcx)
-        mov     %rbp, SLOT_REGS+GATE_RBP(%rcx)
-        mov     %r8, SLOT_REGS+GATE_R8(%rcx)
-        mov     %r9, SLOT_REGS+GATE_R9(%rcx)
-        mov     %r10, SLOT_REGS+GATE_R10(%rcx)
-        mov     %r12, SLOT_REGS+GATE_R12(%rcx)
-        mov     %r13, SLOT_REGS+GATE_R13(%rcx)
-        mov     %r14, SLOT_REGS+GATE_R14(%rcx)
-        mov     %r15, SLOT_REGS+GATE_R15(%rcx)
-        mov     (%rsp), %r11
-        mov     %r11, SLOT_REGS+GATE_RIP(%rcx)
-        lea     8(%rsp), %r11
-        mov     %r11, SLOT_REGS+GATE_RSP(%rcx)
-        pushfq
-        pop     %r11
-        mov     %r11, SLOT_REGS+GATE_RFLAGS(%rcx)
-        rdfsbase %r11
-        mov     %r11, SLOT_FS(%rcx)
-        mov     %rcx, SLOT_GS(%rcx)
-        movl    $SLOT_ENTRY_GATE, SLOT_ENTRY(%rcx)
-        mov     %rcx, %rbx
+        mov     %gs:SLOT_SELF, %r11
+        mov     %rax, SLOT_RAX(%r11)
+        mov     %rcx, SLOT_RIP(%r11)
+        lahf                            // the flags that instructions set; the others stay as they are
+        seto    %al
+        movzwl  %ax, %eax
+        mov     %rax, SLOT_REGS+REGS_RFLAGS(%r11)
+        mov     %rsp, SLOT_REGS+REGS_RSP(%r11)
+        mov     %rbx, SLOT_REGS+REGS_RBX(%r11)
+        mov     %rdx, SLOT_REGS+REGS_RDX(%r11)
+        mov     %rsi, SLOT_REGS+REGS_RSI(%r11)
+        mov     %rdi, SLOT_REGS+REGS_RDI(%r11)
+        mov     %rbp, SLOT_REGS+REGS_RBP(%r11)
+        mov     %r8, SLOT_REGS+REGS_R8(%r11)
+        mov     %r9, SLOT_REGS+REGS_R9(%r11)
+        mov     %r10, SLOT_REGS+REGS_R10(%r11)
+        mov     %r12, SLOT_REGS+REGS_R12(%r11)
+        mov     %r13, SLOT_REGS+REGS_R13(%r11)
+        mov     %r14, SLOT_REGS+REGS_R14(%r11)
+        mov     %r15, SLOT_REGS+REGS_R15(%r11)
+        rdfsbase %rax
+        mov     %rax, SLOT_REGS+REGS_FS(%r11)
+        movl    $SLOT_ENTRY_GATE, SLOT_ENTRY(%r11)
+        mov     %r11, %rbx
         lea     CONTROL(%rip), %r12
 
 // ---- rbx = slot, r12 = control page: tell the kernel, wait for its answer.
@@ -307,8 +341,12 @@ resume:
         jnz     make_calls
 resume_guest:
         mov     SLOT_RESUME(%rbx), %ecx
+        cmp     $SLOT_RESUME_RESULT, %ecx
+        je      result_resume
         cmp     $SLOT_RESUME_BY_GATE, %ecx
         je      gate_resume             // the bases are as they were
+        cmp     $SLOT_RESUME_BY_GATE_BASES, %ecx
+        je      gate_resume_bases
         mov     SLOT_RESUME_FS(%rbx), %rax
         wrfsbase %rax
         mov     SLOT_RESUME_GS(%rbx), %rax
@@ -333,25 +371,38 @@ fetch:
 site_fetch:
         syscall
         ud2
-gate_resume:
-        mov     SLOT_REGS+GATE_RSP(%rbx), %rsp
-        mov     SLOT_REGS+GATE_RFLAGS(%rbx), %r11
-        push    %r11
-        popfq
-        mov     SLOT_REGS+GATE_RIP(%rbx), %rcx
+// rsp is as in signal_entry: the frame is above a return address.
+result_resume:
         mov     SLOT_RAX(%rbx), %rax
-        mov     SLOT_REGS+GATE_RDX(%rbx), %rdx
-        mov     SLOT_REGS+GATE_RSI(%rbx), %rsi
-        mov     SLOT_REGS+GATE_RDI(%rbx), %rdi
-        mov     SLOT_REGS+GATE_RBP(%rbx), %rbp
-        mov     SLOT_REGS+GATE_R8(%rbx), %r8
-        mov     SLOT_REGS+GATE_R9(%rbx), %r9
-        mov     SLOT_REGS+GATE_R10(%rbx), %r10
-        mov     SLOT_REGS+GATE_R12(%rbx), %r12
-        mov     SLOT_REGS+GATE_R13(%rbx), %r13
-        mov     SLOT_REGS+GATE_R14(%rbx), %r14
-        mov     SLOT_REGS+GATE_R15(%rbx), %r15
-        mov     SLOT_REGS+GATE_RBX(%rbx), %rbx
+        mov     %rax, 8+UCONTEXT_RAX(%rsp)
+        add     $8, %rsp
+        jmp     sigreturn
+gate_resume_bases:
+        mov     SLOT_REGS+REGS_FS(%rbx), %rax
+        wrfsbase %rax
+        mov     SLOT_REGS+REGS_GS(%rbx), %rax
+        wrgsbase %rax
+gate_resume:
+        prefetchw SLOT_REGS(%rbx)
+        prefetchw SLOT_REGS+64(%rbx)
+        mov     SLOT_REGS+REGS_RFLAGS(%rbx), %rax
+        add     $0x7f, %al              // OF
+        sahf
+        mov     SLOT_RIP(%rbx), %rcx
+        mov     SLOT_RAX(%rbx), %rax
+        mov     SLOT_REGS+REGS_RSP(%rbx), %rsp
+        mov     SLOT_REGS+REGS_RDX(%rbx), %rdx
+        mov     SLOT_REGS+REGS_RSI(%rbx), %rsi
+        mov     SLOT_REGS+REGS_RDI(%rbx), %rdi
+        mov     SLOT_REGS+REGS_RBP(%rbx), %rbp
+        mov     SLOT_REGS+REGS_R8(%rbx), %r8
+        mov     SLOT_REGS+REGS_R9(%rbx), %r9
+        mov     SLOT_REGS+REGS_R10(%rbx), %r10
+        mov     SLOT_REGS+REGS_R12(%rbx), %r12
+        mov     SLOT_REGS+REGS_R13(%rbx), %r13
+        mov     SLOT_REGS+REGS_R14(%rbx), %r14
+        mov     SLOT_REGS+REGS_R15(%rbx), %r15
+        mov     SLOT_REGS+REGS_RBX(%rbx), %rbx
         jmp     *%rcx
 
 // The calls in the slot, in order, r14d of them. The number of waiters that they woke is added to the guest's result.
@@ -437,9 +488,7 @@ site_wake:
         jg      ring_done
         cmpl    $0, (%r13)
         je      ring_done
-        mov     $NR_SCHED_YIELD, %eax
-site_yield:
-        syscall
+        pause
         inc     %r8d
         cmp     $RING_TRIES, %r8d
         jb      ring_again

@@ -33,45 +33,45 @@
 #define FD_COMMANDS 4       // the zygote's socket
 #define FD_FIRST_DYNAMIC 8  // acknowledgement files and host files, numbers chosen by the kernel
 
-// ---- Slot fields (byte offsets).
+// ---- Slot fields (byte offsets). Lines of 64 bytes: what each request and answer needs is in the
+// first and in SLOT_REGS, as each line costs a transfer between CPUs. The second is for the stub
+// alone.
 #define SLOT_STATE 0          // u32, futex word: SLOT_STATE_*
 #define SLOT_WAITING 4        // u32: the guest waits in the host's futex; a hint
-#define SLOT_SELF 8           // u64: the slot's address in the stub
-#define SLOT_GATE 16          // u64: address of the stub's call gate
-#define SLOT_ENTRY 24         // u32: SLOT_ENTRY_*, written by the stub
-#define SLOT_RESUME 28        // u32: SLOT_RESUME_*, written by the kernel
-#define SLOT_CALLS 32         // u32: calls to make before the guest goes on, | CALLS_AWAITED
-#define SLOT_RESUME_FRAME 36  // u32: offset of the ucontext to return to
-#define SLOT_FS 40            // u64
-#define SLOT_RESUME_FS 48     // u64
-#define SLOT_RAX 56         // u64: rax at the call gate, both ways: most answers fit into this line
-#define SLOT_SIGNO 68       // u32
-#define SLOT_FRAME 72       // u32: offset of the host's struct ucontext in the slot
-#define SLOT_INFO 76        // u32: offset of the host's siginfo_t in the slot
-#define SLOT_GS 88          // u64
-#define SLOT_RESUME_GS 144  // u64
-#define SLOT_WAIT_RETURN 160  // u64: where the guest goes on after a private wait
-#define SLOT_REGS 192         // 18 x u64 saved by the call gate: GATE_* order below
+#define SLOT_ENTRY 8          // u32: SLOT_ENTRY_*, written by the stub
+#define SLOT_RESUME 12        // u32: SLOT_RESUME_*, written by the kernel
+#define SLOT_CALLS 16         // u32: calls to make before the guest goes on, | CALLS_AWAITED
+#define SLOT_RESUME_FRAME 20  // u32: offset of the ucontext to return to
+#define SLOT_FRAME 24         // u32: offset of the host's struct ucontext in the slot
+#define SLOT_INFO 28          // u32: offset of the host's siginfo_t in the slot
+#define SLOT_SIGNO 32         // u32
+#define SLOT_RAX 40           // u64: a call's number, and its result
+#define SLOT_RIP 48           // u64
+#define SLOT_SELF 64          // u64: the slot's address in the stub
+#define SLOT_GATE 72          // u64: address of the stub's call gate
+#define SLOT_WAIT_RETURN 80   // u64: where the guest goes on after a private wait
+#define SLOT_REGS 128         // the caller's other registers: REGS_*
+#define SLOT_RESUME_FS 256    // u64: for resumption by a frame
+#define SLOT_RESUME_GS 264    // u64
 
-#define SLOT_CALL 384  // CALLS_MAX calls
+#define SLOT_CALL 320  // CALLS_MAX calls
 
-#define GATE_RBX 8
-#define GATE_RCX 16
-#define GATE_RDX 24
-#define GATE_RSI 32
-#define GATE_RDI 40
-#define GATE_RBP 48
-#define GATE_RSP 56
-#define GATE_R8 64
-#define GATE_R9 72
-#define GATE_R10 80
-#define GATE_R11 88
-#define GATE_R12 96
-#define GATE_R13 104
-#define GATE_R14 112
-#define GATE_R15 120
-#define GATE_RIP 128
-#define GATE_RFLAGS 136
+#define REGS_RBX 0
+#define REGS_RDX 8
+#define REGS_RSI 16
+#define REGS_RDI 24
+#define REGS_RBP 32
+#define REGS_RSP 40
+#define REGS_R8 48
+#define REGS_R9 56
+#define REGS_R10 64
+#define REGS_R12 72
+#define REGS_R13 80
+#define REGS_R14 88
+#define REGS_R15 96
+#define REGS_RFLAGS 104  // at the gate: as lahf and seto leave them in ax
+#define REGS_FS 112
+#define REGS_GS 120
 
 #define SLOT_STATE_RUN 0      // the guest runs (or is about to)
 #define SLOT_STATE_REQUEST 1  // the stub thread waits for the kernel and polls
@@ -82,12 +82,15 @@
 #define SLOT_ENTRY_GATE 2  // the call gate: SLOT_REGS is valid
 #define SLOT_ENTRY_GATE_BROKEN \
   3  // an interrupt hit the way back from the gate: the frame's registers mean nothing
+#define SLOT_ENTRY_CALL 4  // a trapped system call: SLOT_REGS is valid, and SLOT_FRAME
 
 #define SLOT_RESUME_BY_FRAME 0
 #define SLOT_RESUME_BY_GATE 1
-#define SLOT_RESUME_TRAP 2  // trap again at once, so that the kernel gets a full frame
-#define SLOT_RESUME_EXIT 3  // end this stub thread
-#define SLOT_RESUME_ANEW 4  // by the frame, with no flags left that frames don't carry (ID, NT)
+#define SLOT_RESUME_TRAP 2    // trap again at once, so that the kernel gets a full frame
+#define SLOT_RESUME_EXIT 3    // end this stub thread
+#define SLOT_RESUME_ANEW 4    // by the frame, with no flags left that frames don't carry (ID, NT)
+#define SLOT_RESUME_RESULT 5  // a trapped call: by its own frame, but with rax from SLOT_RAX
+#define SLOT_RESUME_BY_GATE_BASES 6  // by the gate, with the bases from SLOT_REGS
 
 // ---- Calls that a stub thread makes for the kernel on its way back to the guest: what the guest
 // could do to its own process anyhow.
@@ -152,10 +155,9 @@ template <typename T>
 using Shared = T;
 #endif
 
-// The first place is unused: rax is Slot::rax.
-struct GateRegisters {
-  uint64_t unused, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip,
-      rflags;
+// A caller's registers but rax and rip; rcx and r11 are rip and rflags, as after any syscall(2).
+struct CallRegisters {
+  uint64_t rbx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r12, r13, r14, r15, rflags, fs, gs;
 };
 
 struct CallerCall {
@@ -166,26 +168,22 @@ struct CallerCall {
 struct Slot {
   Shared<uint32_t> state;
   Shared<uint32_t> waiting;
-  uint64_t self;
-  uint64_t gate;
   uint32_t entry;
   uint32_t resume;
   Shared<uint32_t> calls;
   uint32_t resume_frame;
-  uint64_t fs;
-  uint64_t resume_fs;
-  uint64_t rax;
-  uint32_t pad0;
-  uint32_t signo;
   uint32_t frame;
   uint32_t info;
-  uint64_t pad1;
-  uint64_t gs;
-  alignas(64) uint64_t pad2[2];
-  uint64_t resume_gs;
-  uint64_t pad3;
+  uint32_t signo;
+  uint32_t pad;
+  uint64_t rax;
+  uint64_t rip;
+  alignas(64) uint64_t self;
+  uint64_t gate;
   uint64_t wait_return;
-  alignas(64) GateRegisters regs;
+  alignas(64) CallRegisters regs;
+  alignas(64) uint64_t resume_fs;
+  uint64_t resume_gs;
   alignas(64) CallerCall call[CALLS_MAX];
 };
 

@@ -3,29 +3,24 @@
 
 namespace caisson::systrap {
 
-static_assert(offsetof(Slot, state) == SLOT_STATE);
-static_assert(offsetof(Slot, self) == SLOT_SELF);
-static_assert(offsetof(Slot, gate) == SLOT_GATE);
-static_assert(offsetof(Slot, entry) == SLOT_ENTRY);
-static_assert(offsetof(Slot, signo) == SLOT_SIGNO);
-static_assert(offsetof(Slot, frame) == SLOT_FRAME);
-static_assert(offsetof(Slot, info) == SLOT_INFO);
-static_assert(offsetof(Slot, fs) == SLOT_FS);
-static_assert(offsetof(Slot, gs) == SLOT_GS);
-static_assert(offsetof(Slot, resume) == SLOT_RESUME);
+static_assert(offsetof(Slot, state) == SLOT_STATE && offsetof(Slot, waiting) == SLOT_WAITING);
+static_assert(offsetof(Slot, entry) == SLOT_ENTRY && offsetof(Slot, resume) == SLOT_RESUME);
+static_assert(offsetof(Slot, calls) == SLOT_CALLS);
 static_assert(offsetof(Slot, resume_frame) == SLOT_RESUME_FRAME);
+static_assert(offsetof(Slot, frame) == SLOT_FRAME && offsetof(Slot, info) == SLOT_INFO);
+static_assert(offsetof(Slot, signo) == SLOT_SIGNO && SLOT_RIP + 8 <= 64);
+static_assert(offsetof(Slot, rax) == SLOT_RAX && offsetof(Slot, rip) == SLOT_RIP);
+static_assert(offsetof(Slot, self) == SLOT_SELF && offsetof(Slot, gate) == SLOT_GATE);
+static_assert(offsetof(Slot, wait_return) == SLOT_WAIT_RETURN);
+static_assert(offsetof(Slot, regs) == SLOT_REGS && offsetof(Slot, call) == SLOT_CALL);
 static_assert(offsetof(Slot, resume_fs) == SLOT_RESUME_FS);
 static_assert(offsetof(Slot, resume_gs) == SLOT_RESUME_GS);
-static_assert(offsetof(Slot, waiting) == SLOT_WAITING && offsetof(Slot, calls) == SLOT_CALLS);
-static_assert(offsetof(Slot, wait_return) == SLOT_WAIT_RETURN);
-static_assert(offsetof(Slot, rax) == SLOT_RAX && SLOT_RAX + 8 == 64);
-static_assert(offsetof(Slot, regs) == SLOT_REGS && offsetof(Slot, call) == SLOT_CALL);
 static_assert(sizeof(CallerCall) == CALL_SIZE && offsetof(CallerCall, args) == CALL_ARGS);
 static_assert(CALLS_MAX <= CALLS_COUNT_MASK && (CALLS_AWAITED & CALLS_COUNT_MASK) == 0);
-static_assert(offsetof(GateRegisters, rsp) == GATE_RSP && offsetof(GateRegisters, r8) == GATE_R8);
-static_assert(offsetof(GateRegisters, r15) == GATE_R15 && offsetof(GateRegisters, rip) == GATE_RIP);
-static_assert(offsetof(GateRegisters, rflags) == GATE_RFLAGS &&
-              offsetof(GateRegisters, rdi) == GATE_RDI);
+static_assert(offsetof(CallRegisters, rsp) == REGS_RSP && offsetof(CallRegisters, r8) == REGS_R8);
+static_assert(offsetof(CallRegisters, r12) == REGS_R12);
+static_assert(offsetof(CallRegisters, rflags) == REGS_RFLAGS);
+static_assert(offsetof(CallRegisters, gs) == REGS_GS && sizeof(CallRegisters) == 128);
 static_assert(sizeof(Slot) <= SLOT_STACK);
 static_assert(sizeof(Order) == ORDER_SIZE && offsetof(Order, args) == ORDER_ARGS);
 static_assert(offsetof(Order, seq) == ORDER_SEQ);
