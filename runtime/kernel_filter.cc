@@ -68,7 +68,6 @@ std::vector<Rule> kernel_process_rules() {
       {SYS_getrandom, "guest randomness", {}},
       {SYS_clock_gettime, "clocks without a vDSO; CPU time of stub threads", {}},
       {SYS_clock_getres, "clocks", {}},
-      {SYS_sched_yield, "locks", {}},
       {SYS_getcpu, "which worker to wake", {}},
       {SYS_gettid, "the log", {}},
       {SYS_getpid, "the log", {}},

@@ -126,8 +126,8 @@ size_t mask_bytes(CurrentTask& task) { return (task.kernel().host_cpus() + 63) /
 }  // namespace
 
 SyscallResult sys_sched_yield(CurrentTask& task) {
-  // The trap has given the CPU away where it is contended. The host's own call would make way for the
-  // worker's neighbours, not for the guest's.
+  // The trap has given the CPU away where it is contended. The host's own call would make way for
+  // the worker's neighbours, not for the guest's.
   return 0;
 }
 

@@ -49,7 +49,7 @@ class Workers {
     uint64_t slept_at = 0;
     uint32_t scan_from = 0;
     StubThread* last = nullptr;  // whose request was the last
-    int busy = 0;  // threads in the guest that did not wait when last looked at
+    int busy = 0;                // threads in the guest that did not wait when last looked at
   };
 
   platform::Context* take(WorkerState& state, bool all);

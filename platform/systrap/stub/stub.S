@@ -72,6 +72,8 @@ stub_start:
         .long site_protect + 2 - stub_start
         .long site_private_wait + 2 - stub_start
         .long site_private_wake + 2 - stub_start
+        .type   stub_start, @object
+        .size   stub_start, . - stub_start
 
         .balign 64
 #define CONTROL (stub_start + STUB_CONTROL)
