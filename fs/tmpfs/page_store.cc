@@ -8,6 +8,10 @@ namespace caisson {
 namespace {
 constexpr uint64_t kSmallBlock = 64 * 1024;
 constexpr uint64_t kLargeBlock = kHugePageSize;
+
+MemoryRange pages_of(MemoryRange range) {
+  return {page_down(range.offset), page_up(range.end()) - page_down(range.offset)};
+}
 }  // namespace
 
 PageStore::~PageStore() { remove(0, UINT64_MAX); }
@@ -28,6 +32,10 @@ MemoryRange PageStore::find(uint64_t offset) const {
 
 Result<MemoryRange> PageStore::find_or_make(uint64_t offset) {
   MutexLock lock(mu_);
+  return find_or_make_locked(offset);
+}
+
+Result<MemoryRange> PageStore::find_or_make_locked(uint64_t offset) {
   MemoryRange found = find_locked(offset);
   if (!found.empty()) return found;
   const uint64_t unit = offset < kLargeBlock ? kSmallBlock : kLargeBlock;
@@ -131,21 +139,32 @@ void PageStore::set_path(std::string path) {
   path_ = std::move(path);
 }
 
+// What is at `offset`, at most `length` bytes, its pages with a reference that the caller releases;
+// empty in a hole. Where no other lock keeps a truncation away.
+MemoryRange PageStore::pin(uint64_t offset, uint64_t length) {
+  MutexLock lock(mu_);
+  MemoryRange here = find_locked(offset);
+  here.length = std::min(here.length, length);
+  if (!here.empty()) tmpfs_->memory().add_reference(pages_of(here));
+  return here;
+}
+
 Result<size_t> PageStore::read_at(uint64_t offset, std::span<std::byte> out) {
   uint64_t size = this->size();
   if (offset >= size) return 0;
   size_t total = std::min<uint64_t>(out.size(), size - offset);
   size_t done = 0;
   while (done < total) {
-    MemoryRange here = find(offset + done);
     size_t piece = total - done;
     size_t missed;
+    MemoryRange here = pin(offset + done, piece);
     if (here.empty()) {
       piece = std::min<uint64_t>(piece, next(offset + done, size, false) - (offset + done));
       missed = safe_zero(&out[done], piece);
     } else {
-      piece = std::min<uint64_t>(piece, here.length);
+      piece = here.length;
       missed = safe_copy(&out[done], tmpfs_->memory().at(here.offset), piece);
+      tmpfs_->memory().release(pages_of(here));
     }
     if (missed != 0) return Errno(EIO);
     done += piece;
@@ -164,7 +183,9 @@ MappedFileInfo PageStore::info() const {
 }
 
 Result<MemoryRange> PageStore::memory_range(uint64_t offset, uint64_t length) {
-  MemoryRange range = TRY(find_or_make(offset));
+  // With the lock held until the reference is taken: a truncation may free it otherwise.
+  MutexLock lock(mu_);
+  MemoryRange range = TRY(find_or_make_locked(offset));
   range.length = std::min(range.length, length);
   tmpfs_->memory().add_reference(range);
   return range;
@@ -175,13 +196,13 @@ Result<void> PageStore::punch_hole(uint64_t offset, uint64_t length) {
   // The pages stay where mappings see them; only their content goes.
   uint64_t end = std::min(offset + length, page_up(size()));
   while (offset < end) {
-    MemoryRange here = find(offset);
+    MemoryRange here = pin(offset, end - offset);
     if (here.empty()) {
       offset = next(offset, end, false);
       continue;
     }
-    here.length = std::min(here.length, end - offset);
     tmpfs_->memory().discard(here);
+    tmpfs_->memory().release(here);
     offset += here.length;
   }
   return {};

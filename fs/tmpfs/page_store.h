@@ -43,6 +43,8 @@ class PageStore final : public Mappable {
 
  private:
   MemoryRange find_locked(uint64_t offset) const REQUIRES(mu_);
+  Result<MemoryRange> find_or_make_locked(uint64_t offset) REQUIRES(mu_);
+  MemoryRange pin(uint64_t offset, uint64_t length) EXCLUDES(mu_);
   void zero_locked(uint64_t from, uint64_t to) REQUIRES(mu_);  // up to the end of its block
 
   const Ref<Tmpfs> tmpfs_;

@@ -323,18 +323,24 @@ sleep:
         test    %edx, %edx
         jz      resume
         mov     %rbx, %rdi
-        mov     $FUTEX_WAIT_SHARED, %esi
         xor     %r10d, %r10d
         test    %r8d, %r8d
         jz      1f
         lea     CONTROL_PATIENCE(%r12), %r10
-1:      mov     $NR_FUTEX, %eax
-site_wait:
-        syscall
-        cmp     $MINUS_ETIMEDOUT, %rax
+1:      lea     2f(%rip), %r14
+        jmp     wait
+2:      cmp     $MINUS_ETIMEDOUT, %rax
         jne     sleep
         lea     sleep(%rip), %r9
         jmp     ring
+
+// rdi = word, edx = its value, r10 = struct timespec* or 0, r14 = where to go on. Result in rax.
+wait:
+        mov     $FUTEX_WAIT_SHARED, %esi
+        mov     $NR_FUTEX, %eax
+site_wait:
+        syscall
+        jmp     *%r14
 
 // ---- The kernel let this thread go on, perhaps after calls that it makes for the kernel.
 resume:
@@ -446,8 +452,12 @@ site_protect:
 7:      lea     8f(%rip), %r9
         jmp     ring
 8:      test    %r8d, %r8d
-        jnz     7b
-        jmp     resume_guest
+        jz      resume_guest
+        mov     %rbx, %rdi
+        mov     $SLOT_STATE_RUN, %edx
+        lea     CONTROL_PATIENCE(%r12), %r10
+        lea     7b(%rip), %r14
+        jmp     wait
 
 // rdi = word, esi = FUTEX_WAKE*_PRIVATE, edx = how many, r9d = mask, r8 = where to go on. Result in rax.
 private_wake:
@@ -594,8 +604,16 @@ mapper_ack_ring:
         lea     1f(%rip), %r9
         jmp     ring
 1:      test    %r8d, %r8d
-        jnz     mapper_ack_ring
-        jmp     mapper_wait
+        jz      mapper_wait
+        lea     ORDERS_TAIL(%rbp), %rdi
+        mov     $FUTEX_WAIT_SHARED, %esi
+        mov     %r15d, %edx
+        lea     CONTROL_PATIENCE(%r12), %r10
+        mov     $NR_FUTEX, %eax
+        syscall
+        cmp     %r15d, ORDERS_TAIL(%rbp)
+        jne     mapper_run
+        jmp     mapper_ack_ring
 mapper_failed:
         mov     %r14d, %edi
         lea     ORDER_SEQ(%r13), %rsi
