@@ -62,6 +62,11 @@ RawResult wait_for_end(int pid, int pidfd, siginfo_t& info, int options) {
   return raw_syscall(SYS_waitid, P_PID, pid, raw_arg(&info), how, 0);
 }
 
+// What waitid(2) says of a traced child may be a stop, whatever it was asked for.
+bool has_ended(const siginfo_t& info) {
+  return info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED;
+}
+
 // One start. Lives on the caller's stack for its duration; owns all that the plan points to.
 class Start {
  public:
@@ -239,7 +244,7 @@ void Start::set_mask_of_traced(int pid, int pidfd) const {
     if (set.value() != -ESRCH) return;
     siginfo_t ended{};
     const RawResult asked = wait_for_end(pid, pidfd, ended, WNOHANG | WNOWAIT);
-    if (!asked.ok() || ended.si_pid != 0) return;
+    if (!asked.ok() || (ended.si_pid != 0 && has_ended(ended))) return;
     raw_syscall(SYS_nanosleep, raw_arg(&pause), 0).ignore();
   }
 }
@@ -316,8 +321,14 @@ std::optional<StartError> Start::supervise(int pid, int pidfd) {
 
 // ECHILD (SIGCHLD is ignored, CLONE_PARENT, or another thread was first): not ours any more.
 void Start::reap(int pid, int pidfd) const {
-  siginfo_t ended{};
-  while (wait_for_end(pid, pidfd, ended, 0).value() == -EINTR) {
+  for (;;) {
+    siginfo_t ended{};
+    const RawResult waited = wait_for_end(pid, pidfd, ended, 0);
+    if (waited.ok() && !has_ended(ended)) {
+      raw_syscall(SYS_kill, pid, SIGKILL).ignore();  // it waits for its tracer on its way out
+    } else if (waited.value() != -EINTR) {
+      return;
+    }
   }
 }
 
