@@ -179,7 +179,8 @@ void SystrapContext::write_gate(StubThread& thread) {
   slot.resume = SLOT_RESUME_BY_GATE_BASES;
 }
 
-// Lays a host signal frame for the first resume of a thread, or for one that waits in the gate.
+// Changes the host signal frame that the thread waits in, or lays one: for its first resume, or
+// where it waits in the gate.
 void SystrapContext::write_frame(StubThread& thread) {
   Slot& slot = thread.slot();
   auto* bytes = reinterpret_cast<std::byte*>(&slot);
@@ -252,10 +253,10 @@ void SystrapContext::go(bool wake) {
   if (slot.waiting.load(std::memory_order_relaxed) != 0)
     slot.waiting.store(0, std::memory_order_relaxed);
   for (uint32_t i = 0; i < call_count_; ++i) slot.call[i] = calls_[i];
-  // Somebody may wait for them already.
-  uint32_t seen = slot.calls.load(std::memory_order_relaxed);
-  while (seen != call_count_ &&
-         !slot.calls.compare_exchange_weak(seen, call_count_ | (seen & CALLS_AWAITED))) {
+  if (slot.calls.load(std::memory_order_relaxed) != call_count_) {
+    // Somebody may wait for them already.
+    uint32_t seen = slot.calls.exchange(call_count_);
+    if ((seen & CALLS_AWAITED) != 0) slot.calls.fetch_or(CALLS_AWAITED);
   }
   if (fetching_) {
     slot.resume = SLOT_RESUME_TRAP;

@@ -29,6 +29,7 @@ std::vector<sock_filter> stub_process_filter(uint64_t base) {
   std::vector<Rule> rules = {
       {SYS_rt_sigreturn, "a stub thread goes back to the guest", {text}},
       {SYS_futex, "waits and wake-ups between stubs and the kernel process", {text}},
+      {SYS_restart_syscall, "a wait with a timeout goes on after SIGCONT or a thaw", {text}},
       {SYS_mmap, "the mapper's orders", {text}},
       {SYS_munmap, "the mapper's orders", {text}},
       {SYS_mprotect, "the mapper's orders", {text}},
@@ -65,9 +66,13 @@ std::vector<sock_filter> guest_thread_filter(uint64_t base, bool stub_calls) {
       {SYS_futex,
        "ring a worker",
        {site(stub.site_wake), in_region, below_end, arg32_is(1, FUTEX_WAKE)}},
+      {SYS_restart_syscall, "that wait goes on after SIGCONT or a thaw", {site(stub.site_wait)}},
       {SYS_exit, "the thread ends", {site(stub.site_exit)}},
   };
   if (!stub_calls) return seccomp::compile(rules, SECCOMP_RET_TRAP, SECCOMP_RET_TRAP);
+  rules.push_back({SYS_restart_syscall,
+                   "a private wait goes on after SIGCONT or a thaw",
+                   {site(stub.site_private_wait)}});
   // The gap is longer than the range can be, so that it ends below the stub region.
   rules.push_back(
       {SYS_mprotect,

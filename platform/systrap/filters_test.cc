@@ -92,6 +92,8 @@ TEST(GuestThreadFilter, AllowsTheExactListAndNothingElse) {
               (ip == kBase + stub.site_wake && nr == SYS_futex && in_region &&
                static_cast<uint32_t>(a1) == FUTEX_WAKE) ||
               (ip == kBase + stub.site_exit && nr == SYS_exit) ||
+              ((ip == kBase + stub.site_wait || ip == kBase + stub.site_private_wait) &&
+               nr == SYS_restart_syscall) ||
               (ip == kBase + stub.site_protect && nr == SYS_mprotect && guest && a1 <= STUB_GAP) ||
               (ip == kBase + stub.site_private_wait && nr == SYS_futex && guest &&
                (op == 128 || op == 137 || op == 393)) ||
@@ -129,10 +131,10 @@ TEST(GuestThreadFilter, OtherArchitecturesAndX32Trap) {
 
 TEST(StubProcessFilter, AllowsOnlyWhatStubsNeedAndOnlyInTheStubText) {
   auto filter = stub_process_filter(kBase);
-  const std::set<uint32_t> needed = {SYS_rt_sigreturn, SYS_futex,    SYS_mmap,    SYS_munmap,
-                                     SYS_mprotect,     SYS_pwrite64, SYS_lseek,   SYS_clone,
-                                     SYS_seccomp,      SYS_prctl,    SYS_getppid, SYS_exit,
-                                     SYS_recvmsg,      SYS_sendto,   SYS_dup3,    SYS_close};
+  const std::set<uint32_t> needed = {
+      SYS_rt_sigreturn, SYS_futex,  SYS_mmap,    SYS_munmap, SYS_mprotect,       SYS_pwrite64,
+      SYS_lseek,        SYS_clone,  SYS_seccomp, SYS_prctl,  SYS_getppid,        SYS_exit,
+      SYS_recvmsg,      SYS_sendto, SYS_dup3,    SYS_close,  SYS_restart_syscall};
   uint64_t inside = kBase + 100;
   uint64_t outside = kBase + stub_header().text_size;
   for (uint32_t nr = 0; nr < 600; ++nr) {

@@ -263,9 +263,8 @@ bool StubProcess::calls_made_locked() {
   StubThread* thread = caller_.load();
   if (thread == nullptr) return true;
   Shared<uint32_t>& calls = thread->slot().calls;
-  uint32_t word = calls.load();
-  while ((word & CALLS_COUNT_MASK) != 0) {
-    if (!calls.compare_exchange_weak(word, word | CALLS_AWAITED)) continue;
+  if ((calls.load() & CALLS_COUNT_MASK) != 0 &&
+      (calls.fetch_or(CALLS_AWAITED) & CALLS_COUNT_MASK) != 0) {
     caller_awaited_.store(true);
     if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
     arm_order_deadline_locked();

@@ -98,7 +98,6 @@ class StubProcess : public RefCounted<StubProcess> {
   void started(int32_t pid) EXCLUDES(mu_);
   void on_death(StubThread* thread) EXCLUDES(mu_);
   void order_deadline_passed(uint64_t seen) EXCLUDES(mu_);
-  void kill_one(StubThread& thread) EXCLUDES(mu_);
   // Whether guests of `trust_domain` may have it: nobody else's threads may be in it, not even
   // killed ones.
   bool is_for(uint64_t trust_domain) const { return !used_ || trust_domain_ == trust_domain; }

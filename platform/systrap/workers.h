@@ -46,7 +46,6 @@ class Workers {
     bool hot = false;
     uint32_t skip = 0;      // opportunities to poll that are still to be skipped
     uint32_t failures = 0;  // polls in a row that gained nothing
-    uint64_t slept_at = 0;
     uint32_t scan_from = 0;
     StubThread* last = nullptr;  // whose request was the last
     int busy = 0;                // threads in the guest that did not wait when last looked at

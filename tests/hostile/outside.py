@@ -28,6 +28,19 @@ kill $beat
 wait $beat
 echo done
 """
+PYTHON = "/usr/bin/python3"
+TIMED_WAITS = f"""
+echo ready
+exec {PYTHON} -c '
+import threading
+def wait(n):
+    never = threading.Event()
+    for i in range(100): never.wait(0.005 + n / 1000)
+threads = [threading.Thread(target=wait, args=(n,)) for n in range(8)]
+for t in threads: t.start()
+for t in threads: t.join()
+print("done")'
+"""
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -115,6 +128,22 @@ class Outside(unittest.TestCase):
         status, out, err = sandbox.end()
         self.assertEqual(out, ["ended 137", "sibling lives", "done"], err)
         self.assertEqual(status, 0, err)
+
+    @unittest.skipUnless(os.access(PYTHON, os.X_OK), f"no {PYTHON}")
+    def test_stopped_and_continued_waits_go_on(self):
+        """The host goes on with a timed wait by restart_syscall(2), or says EINTR; the guest sees neither."""
+        sandbox = Sandbox(TIMED_WAITS)
+        while sandbox.process.poll() is None:
+            stubs = list(sandbox.stubs())
+            for signo in (signal.SIGSTOP, signal.SIGCONT):
+                for pid in stubs:
+                    try:
+                        os.kill(pid, signo)
+                    except ProcessLookupError:
+                        pass
+                time.sleep(0.005)
+        status, out, err = sandbox.end()
+        self.assertEqual((status, out), (0, ["done"]), err)
 
     def test_every_process_is_confined(self):
         sandbox = Sandbox(SPIN_AND_BEAT)

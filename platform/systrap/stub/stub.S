@@ -95,7 +95,7 @@ signal_entry:
         cmpq    $NR_FUTEX, UCONTEXT_RAX(%rdx)
         je      futex_call
 
-// A system call. The kernel gets what it needs in two lines, and leaves the frame to this CPU. rdx is the ucontext.
+// A system call. The kernel gets what it needs in three lines, and leaves the frame to this CPU. rdx is the ucontext.
         .macro pass from, to
         mov     \from(%rdx), %rax
         mov     %rax, \to(%rbx)
@@ -254,7 +254,8 @@ interrupted_private_wait:
         jmp     return_to_frame
 
 // ---- The call gate, in place of a `syscall`: rcx is where the guest goes on, r11 is free, as after syscall(2). The guest's
-// stack is not touched.
+// stack is not touched. Who jumps here must know that GS is the slot's, and the two bytes before the address in rcx must
+// be a `syscall`: a call that is to be restarted after a handler goes back by two.
         .balign 64
 gate_entry:
         mov     %gs:SLOT_SELF, %r11
@@ -355,14 +356,12 @@ resume_guest:
         je      gate_resume             // the bases are as they were
         cmp     $SLOT_RESUME_BY_GATE_BASES, %ecx
         je      gate_resume_bases
+        cmp     $SLOT_RESUME_TRAP, %ecx
+        je      fetch
         mov     SLOT_RESUME_FS(%rbx), %rax
         wrfsbase %rax
         mov     SLOT_RESUME_GS(%rbx), %rax
         wrgsbase %rax
-        cmp     $SLOT_RESUME_TRAP, %ecx
-        je      fetch
-        cmp     $SLOT_RESUME_EXIT, %ecx
-        je      exit_thread
         mov     SLOT_RESUME_FRAME(%rbx), %eax
         lea     (%rbx, %rax), %rsp
         cmp     $SLOT_RESUME_ANEW, %ecx
@@ -468,7 +467,7 @@ site_private_wake:
 
 // ---- ring: wake the worker of this CPU, or any that sleeps. r12 = control page, r9 = where to go on. r8d = 0: done; not 0:
 // one that is about to sleep, or was woken and did not run yet, could not be woken in a few tries: try again after a while.
-// Clobbers rax rcx rdx rsi rdi r8 r10 r11 r13. A worker that claims to sleep but is not in futex(2) yet is tried again:
+// Clobbers rax rcx rdx rsi rdi r8 r11 r13. A worker that claims to sleep but is not in futex(2) yet is tried again:
 // the flag is read-only here, so waking is all that can be done. A worker looks at every slot after it sets its flag.
 ring:
         xor     %r8d, %r8d

@@ -87,7 +87,6 @@
 #define SLOT_RESUME_BY_FRAME 0
 #define SLOT_RESUME_BY_GATE 1
 #define SLOT_RESUME_TRAP 2    // trap again at once, so that the kernel gets a full frame
-#define SLOT_RESUME_EXIT 3    // end this stub thread
 #define SLOT_RESUME_ANEW 4    // by the frame, with no flags left that frames don't carry (ID, NT)
 #define SLOT_RESUME_RESULT 5  // a trapped call: by its own frame, but with rax from SLOT_RAX
 #define SLOT_RESUME_BY_GATE_BASES 6  // by the gate, with the bases from SLOT_REGS
