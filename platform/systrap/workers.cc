@@ -22,6 +22,8 @@ constexpr uint32_t kStubSpinCycles = 12'000;
 // A gap this long between two looks means that the CPU was given to somebody else.
 constexpr uint64_t kPreemptedNs = 8'000;
 constexpr uint32_t kMaxSkip = 256;
+// A worker that was rung this often in a row by threads that went on asks another to poll for them.
+constexpr uint32_t kStreak = 3;
 
 thread_local bool on_worker = false;
 
@@ -176,6 +178,34 @@ bool Workers::may_poll(const WorkerState& state) const {
   return cpus_.size() > 1 && state.busy < static_cast<int>(cpus_.size());
 }
 
+bool Workers::may_begin(WorkerState& state) {
+  if (!state.invited.exchange(false, std::memory_order_relaxed)) {
+    uint32_t skip = skip_.load(std::memory_order_relaxed);
+    if (skip > 0) {
+      skip_.store(skip - 1, std::memory_order_relaxed);
+      return false;
+    }
+    // The thread that rang goes on here, on this CPU: polling is for somebody elsewhere.
+    bool goes_on = state.rung && state.last != nullptr &&
+                   StubThread::phase_of(state.last->phase().load()) == Phase::kGuest;
+    state.streak = goes_on ? state.streak + 1 : 0;
+    if (goes_on && may_poll(state)) {
+      if (state.streak > kStreak) invite(state);
+      return false;
+    }
+  }
+  return may_poll(state);
+}
+
+void Workers::invite(const WorkerState& from) {
+  for (int i = 0; i < count(); ++i) {
+    WorkerState& other = workers_[static_cast<size_t>(i)];
+    if (&other == &from || memory_.control().sleepers[i].asleep.load() == 0) continue;
+    other.invited.store(true, std::memory_order_relaxed);
+    return wake(i);
+  }
+}
+
 void Workers::cool_down(WorkerState& state) {
   if (!state.hot) return;
   state.hot = false;
@@ -186,11 +216,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
                                  bool& work) {
   ControlPage& control = memory_.control();
   if (!state.hot) {
-    if (state.skip > 0) {
-      --state.skip;
-      return nullptr;
-    }
-    if (!may_poll(state)) return nullptr;
+    if (!may_begin(state)) return nullptr;
     uint32_t none = 0;
     if (!control.hot.compare_exchange_strong(none, 1)) return nullptr;
     state.hot = true;
@@ -204,7 +230,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
       if (state.last != nullptr && asks(*state.last)) context = claim(state, *state.last);
       if (context == nullptr) context = take(state, i == 0);
       if (context != nullptr) {
-        state.failures = 0;
+        failures_.store(0, std::memory_order_relaxed);
         return context;
       }
       if (source.has_work()) {
@@ -217,8 +243,9 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
     if (begin == 0) begin = last = now;
     bool preempted = now - last > kPreemptedNs;
     if (preempted || now - begin > kPollNs || !may_poll(state)) {
-      state.failures = std::min(state.failures + 1, 8u);
-      state.skip = std::min(uint32_t{1} << state.failures, kMaxSkip);
+      uint32_t failures = std::min(failures_.load(std::memory_order_relaxed) + 1, 8u);
+      failures_.store(failures, std::memory_order_relaxed);
+      skip_.store(std::min(uint32_t{1} << failures, kMaxSkip), std::memory_order_relaxed);
       break;
     }
     last = now;
@@ -248,10 +275,12 @@ platform::Context* Workers::next_event(int worker, const platform::WorkSource& s
     host::raw_syscall(SYS_futex, host::raw_arg(&sleeper.asleep), FUTEX_WAIT, 1, 0).ignore();
     sleeper.asleep.store(0);
     // Polling a little longer would have caught this one: try again sooner.
-    if (host::monotonic_ns() - slept_at < kPollNs && state.failures > 0) {
-      state.skip /= 2;
-      --state.failures;
+    uint32_t failures = failures_.load(std::memory_order_relaxed);
+    if (host::monotonic_ns() - slept_at < kPollNs && failures > 0) {
+      skip_.store(skip_.load(std::memory_order_relaxed) / 2, std::memory_order_relaxed);
+      failures_.store(failures - 1, std::memory_order_relaxed);
     }
+    state.rung = !state.invited.load(std::memory_order_relaxed);
   }
 }
 

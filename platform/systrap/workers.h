@@ -44,8 +44,9 @@ class Workers {
  private:
   struct WorkerState {
     bool hot = false;
-    uint32_t skip = 0;      // opportunities to poll that are still to be skipped
-    uint32_t failures = 0;  // polls in a row that gained nothing
+    bool rung = false;                 // it slept before its last event
+    std::atomic<bool> invited{false};  // by another: to poll
+    uint32_t streak = 0;               // rings in a row by threads that went on at once
     uint32_t scan_from = 0;
     StubThread* last = nullptr;  // whose request was the last
     int busy = 0;                // threads in the guest that did not wait when last looked at
@@ -57,6 +58,8 @@ class Workers {
   platform::Context* scan(WorkerState& state, bool all);
   platform::Context* poll(WorkerState& state, const platform::WorkSource& source, bool& work);
   bool may_poll(const WorkerState& state) const;
+  bool may_begin(WorkerState& state);
+  void invite(const WorkerState& from);
   void cool_down(WorkerState& state);
   void wake(int worker);
 
@@ -70,6 +73,8 @@ class Workers {
   std::unique_ptr<std::atomic<uint64_t>[]> dozing_;
   std::atomic<uint32_t> running_words_{0};                // words of running_ that were ever used
   std::array<WorkerState, CONTROL_MAX_WORKERS> workers_;  // each its worker's own
+  std::atomic<uint32_t> skip_{0};      // opportunities to poll that are still to be skipped
+  std::atomic<uint32_t> failures_{0};  // polls in a row that gained nothing
 
   Mutex<LockRank::kPlatform> mu_;
   std::atomic<int> posted_count_{0};
