@@ -31,37 +31,23 @@ BENCH(mmap_touch_munmap_64k) {
   });
 }
 
-// The touches alone, in runs of 4 MiB; one operation is one page.
-BENCH(first_touch_page) {
-  constexpr size_t kSize = 4 << 20;
+// The touches alone of `count` pages, in mappings of `size` bytes; one operation is one page.
+uint64_t touch_fresh(uint64_t count, size_t size) {
   uint64_t took = 0;
   for (uint64_t left = count; left > 0;) {
-    const uint64_t pages = left < kSize / kPage ? left : kSize / kPage;
-    char* at = map(kSize, PROT_READ | PROT_WRITE);
+    const uint64_t pages = left < size / kPage ? left : size / kPage;
+    char* at = map(size, PROT_READ | PROT_WRITE);
     const uint64_t start = now_ns();
     touch(at, pages * kPage);
     took += now_ns() - start;
-    REQUIRE(munmap(at, kSize) == 0);
+    REQUIRE(munmap(at, size) == 0);
     left -= pages;
   }
   return took;
 }
 
-// Page faults on 256 MiB; one operation is one page.
-BENCH(fault_256m_page) {
-  constexpr size_t kSize = 256 << 20;
-  uint64_t took = 0;
-  for (uint64_t left = count; left > 0;) {
-    const uint64_t pages = left < kSize / kPage ? left : kSize / kPage;
-    char* at = map(kSize, PROT_READ | PROT_WRITE);
-    const uint64_t start = now_ns();
-    touch(at, pages * kPage);
-    took += now_ns() - start;
-    REQUIRE(munmap(at, kSize) == 0);
-    left -= pages;
-  }
-  return took;
-}
+BENCH(first_touch_page) { return touch_fresh(count, 4 << 20); }
+BENCH(fault_256m_page) { return touch_fresh(count, 256 << 20); }
 
 BENCH(mprotect_pair) {
   static char* const at = [] {
