@@ -29,6 +29,14 @@ uint8_t without_write(uint8_t prot) {
   return static_cast<uint8_t>((prot & ~kProtWrite) | kProtRead);
 }
 
+// From here on nobody else has it.
+void make_own(Pma& pma, const Vma& vma) {
+  pma.spare = kNoSpare;
+  pma.read_only = false;
+  pma.shared_by = 0;
+  pma.prot = static_cast<uint8_t>(vma.prot);
+}
+
 }  // namespace
 
 // Private memory of the parent that nobody shares yet, and where its data is.
@@ -265,10 +273,7 @@ Result<Ref<MemoryManager>> MemoryManager::fork(GuestAddr stack) {
       }
       if (pma.is_cow()) {
         Pma fresh = pma;
-        fresh.read_only = false;
-        fresh.spare = kNoSpare;
-        fresh.shared_by = 0;
-        fresh.prot = static_cast<uint8_t>(child_vma.prot);
+        make_own(fresh, child_vma);
         TRY(copy_for_fork_locked(*child, child_vma, fresh, {}));
         continue;
       }
@@ -288,6 +293,17 @@ Result<Ref<MemoryManager>> MemoryManager::fork(GuestAddr stack) {
   return child;
 }
 
+// What was shared is this address space's own now, at `offset`.
+void MemoryManager::replace_broken_locked(PmaSet::iterator it, const Vma& vma, uint64_t offset) {
+  Pma own = it->second;
+  make_own(own, vma);
+  own.offset = offset;
+  own.is_broken = true;
+  pmas_.erase(it);
+  post_map_locked(vma, own);
+  insert_pma_locked(own);
+}
+
 // Makes the memory around `addr` this address space's own, so that it can be written. Only when the
 // forks are settled: a stub that still writes the old pages would lose what it writes.
 Result<void> MemoryManager::break_cow_locked(const Vma& vma, GuestAddr addr, Garbage& garbage) {
@@ -300,16 +316,8 @@ Result<void> MemoryManager::break_cow_locked(const Vma& vma, GuestAddr addr, Gar
     pmas_.split(start);
     pmas_.split(start + own.length);
     it = pmas_.find(addr);
-    Pma taken = it->second;
     give_back_spare_locked(it->second);
-    taken.spare = kNoSpare;
-    taken.read_only = false;
-    taken.shared_by = 0;
-    taken.is_broken = true;
-    taken.prot = static_cast<uint8_t>(vma.prot);
-    pmas_.erase(it);
-    post_map_locked(vma, taken);
-    insert_pma_locked(taken);
+    replace_broken_locked(it, vma, it->second.offset);
     return {};
   }
 
@@ -321,13 +329,7 @@ Result<void> MemoryManager::break_cow_locked(const Vma& vma, GuestAddr addr, Gar
       length = std::clamp(below.length(), kBreakChunk, kBreakChunkMax);
   }
   GuestAddr end = std::min(pma.end, start - start % kBreakChunk + length);
-  if (pma.spare == kNoSpare) {
-    Result<MemoryRange> spare = memory_.reserve(pma.length(), pma.start);
-    if (spare.ok())
-      pma.spare = spare.value().offset;
-    else
-      return spare.error();
-  }
+  if (pma.spare == kNoSpare) pma.spare = TRY(memory_.reserve(pma.length(), pma.start)).offset;
   MemoryRange source{pma.offset + (start - pma.start), end - start};
   uint64_t target = pma.spare + (start - pma.start);
   bool is_warm = memory_.take({target, source.length});
@@ -338,17 +340,8 @@ Result<void> MemoryManager::break_cow_locked(const Vma& vma, GuestAddr addr, Gar
   pmas_.split(start);
   pmas_.split(end);
   it = pmas_.find(start);
-  Pma copy = it->second;
-  copy.offset = target;
-  copy.spare = kNoSpare;
-  copy.read_only = false;
-  copy.shared_by = 0;
-  copy.is_broken = true;
-  copy.prot = static_cast<uint8_t>(vma.prot);
   garbage.ranges.push_back(it->second.range());
-  pmas_.erase(it);
-  post_map_locked(vma, copy);
-  insert_pma_locked(copy);
+  replace_broken_locked(it, vma, target);
   return {};
 }
 

@@ -306,6 +306,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   Result<void> break_cow_locked(const Vma& vma, GuestAddr addr, Garbage& garbage)
       REQUIRES(mappings_);
   void give_back_spare_locked(Pma& pma) REQUIRES(mappings_);
+  void replace_broken_locked(PmaSet::iterator it, const Vma& vma, uint64_t offset)
+      REQUIRES(mappings_);
   void settle_fork();
 
   // memory_map.cc, memory_protect.cc, memory_remap.cc
