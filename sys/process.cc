@@ -6,6 +6,7 @@
 #include "caisson/sys/start.h"
 #include "host/raw_syscall.h"
 #include "sys/exec_strings.h"
+#include "sys/wait_child.h"
 
 namespace caisson::sys {
 
@@ -109,32 +110,17 @@ Result<void> Process::kill(Signal signal) const {
 
 Result<WaitResult> Process::wait_with(int options) {
   if (reaped_) return Errno(ECHILD);
-  bool by_pidfd = pidfd_.valid();
   for (;;) {
     WaitResult result;
-    RawResult waited(0);
-    if (by_pidfd) {
-      siginfo_t info{};
-      waited = raw_syscall(SYS_waitid, P_PIDFD, pidfd_.get(), raw_arg(&info),
-                           WEXITED | __WALL | options, raw_arg(&result.rusage));
-      result.pid = info.si_pid;
-      if (info.si_pid != 0) result.status = status_from(info);
-    } else {
-      uint32_t word = 0;
-      waited =
-          raw_syscall(SYS_wait4, pid_, raw_arg(&word), __WALL | options, raw_arg(&result.rusage));
-      result.pid = static_cast<int>(waited.value());
-      result.status = WaitStatus(word);
-    }
+    siginfo_t info{};
+    const RawResult waited =
+        internal::wait_for_child(pid_, pidfd_.get(), info, options, &result.rusage);
     if (waited.value() == -EINTR) continue;
-    // Linux 5.2 and 5.3 make pidfds but know no P_PIDFD.
-    if (waited.value() == -EINVAL && by_pidfd) {
-      by_pidfd = false;
-      continue;
-    }
     if (!waited.ok()) return waited.error();
+    result.pid = info.si_pid;
+    if (info.si_pid != 0) result.status = status_from(info);
     // The stop of a traced child is reported too; it can be waited for again.
-    if (result.pid != 0 && (result.status.exited() || result.status.signaled())) reaped_ = true;
+    if (internal::has_ended(info)) reaped_ = true;
     return result;
   }
 }

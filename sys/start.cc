@@ -18,6 +18,7 @@
 #include "sys/function_child.h"
 #include "sys/id_maps.h"
 #include "sys/start_check.h"
+#include "sys/wait_child.h"
 
 namespace caisson::sys {
 namespace {
@@ -50,22 +51,6 @@ class SignalBlock {
  private:
   uint64_t before_ = 0;
 };
-
-// waitid(2) by pidfd, so that a stranger with a number that others have set free is never meant. By
-// number where the host has no pidfds, or makes some but cannot wait by them (Linux 5.2 and 5.3).
-RawResult wait_for_end(int pid, int pidfd, siginfo_t& info, int options) {
-  const long how = WEXITED | __WALL | options;
-  if (pidfd >= 0) {
-    const RawResult waited = raw_syscall(SYS_waitid, P_PIDFD, pidfd, raw_arg(&info), how, 0);
-    if (waited.value() != -EINVAL) return waited;
-  }
-  return raw_syscall(SYS_waitid, P_PID, pid, raw_arg(&info), how, 0);
-}
-
-// What waitid(2) says of a traced child may be a stop, whatever it was asked for.
-bool has_ended(const siginfo_t& info) {
-  return info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED;
-}
 
 // One start. Lives on the caller's stack for its duration; owns all that the plan points to.
 class Start {
@@ -243,8 +228,8 @@ void Start::set_mask_of_traced(int pid, int pidfd) const {
         raw_syscall(SYS_ptrace, PTRACE_SETSIGMASK, pid, sizeof(mask), raw_arg(&mask));
     if (set.value() != -ESRCH) return;
     siginfo_t ended{};
-    const RawResult asked = wait_for_end(pid, pidfd, ended, WNOHANG | WNOWAIT);
-    if (!asked.ok() || (ended.si_pid != 0 && has_ended(ended))) return;
+    const RawResult asked = internal::wait_for_child(pid, pidfd, ended, WNOHANG | WNOWAIT);
+    if (!asked.ok() || internal::has_ended(ended)) return;
     raw_syscall(SYS_nanosleep, raw_arg(&pause), 0).ignore();
   }
 }
@@ -323,8 +308,8 @@ std::optional<StartError> Start::supervise(int pid, int pidfd) {
 void Start::reap(int pid, int pidfd) const {
   for (;;) {
     siginfo_t ended{};
-    const RawResult waited = wait_for_end(pid, pidfd, ended, 0);
-    if (waited.ok() && !has_ended(ended)) {
+    const RawResult waited = internal::wait_for_child(pid, pidfd, ended, 0);
+    if (waited.ok() && !internal::has_ended(ended)) {
       raw_syscall(SYS_kill, pid, SIGKILL).ignore();  // it waits for its tracer on its way out
     } else if (waited.value() != -EINTR) {
       return;
