@@ -131,7 +131,7 @@ TEST_F(Hostile, MemoryForReadingCannotBeOpened) {
 
 // Nor does it reach the stub, or anything else above the guest's addresses.
 TEST_F(Hostile, TheStubCannotBeProtected) {
-  constexpr uint64_t kUserEnd = 0x7f0000000000;
+  constexpr uint64_t kUserEnd = STUB_USER_END;
   const auto everything = uint64_t{PROT_READ | PROT_WRITE | PROT_EXEC};
   for (uint64_t site : sites_of(stub_, SYS_mprotect)) {
     for (uint64_t at : {stub_.text, stub_.text + kControl, stub_.text + kOrders, stub_.slot,

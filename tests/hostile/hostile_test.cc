@@ -52,9 +52,11 @@ namespace {
 // never answer an interrupt and last until its deadline: many children at a time.
 TEST_F(Hostile, JumpsIntoStubTextAtEveryByte) {
   constexpr size_t kAtOnce = 512;
-  for (uint32_t offset = 0; offset < stub_.text_size; ++offset) {
-    start([&] { jump_wild(stub_.text + offset, offset * 31 + 7, stub_.slot); });
-    if (children_.size() == kAtOnce) finish_all(20);
+  for (uint64_t seed : {7, 1000}) {
+    for (uint32_t offset = 0; offset < stub_.text_size; ++offset) {
+      start([&] { jump_wild(stub_.text + offset, offset * 31 + seed, stub_.slot); });
+      if (children_.size() == kAtOnce) finish_all(20);
+    }
   }
   finish_all(20);
 }
@@ -167,7 +169,7 @@ TEST_F(Hostile, ForgesRequestsOfAParkedSibling) {
         while (sibling == 0) usleep(100);
         usleep(2000);
         auto* state = reinterpret_cast<std::atomic<uint32_t>*>(sibling.load());
-        auto* entry = reinterpret_cast<std::atomic<uint32_t>*>(sibling.load() + 24);
+        auto* entry = reinterpret_cast<std::atomic<uint32_t>*>(sibling.load() + SLOT_ENTRY);
         for (uint32_t i = 0; i < 100000; ++i) {
           *entry = i % 5;
           *state = i % 6;
