@@ -73,6 +73,16 @@ CallRegisters call_registers(const Registers& r, uint64_t fs, uint64_t gs) {
           r.r10, r.r12, r.r13, r.r14, r.r15, r.eflags, fs,   gs};
 }
 
+// A field of the host's struct sigcontext in the thread's frame, read once.
+uint64_t frame_word(StubThread& thread, size_t field) {
+  uint64_t word;
+  memcpy(&word,
+         reinterpret_cast<const std::byte*>(&thread.slot()) + thread.frame_offset +
+             offsetof(HostUcontext, mcontext) + field,
+         sizeof word);
+  return word;
+}
+
 // A base address that wrfsbase/wrgsbase accept; anything else would fault inside the stub.
 uint64_t canonical(uint64_t address) {
   uint64_t upper = address >> 47;
@@ -198,11 +208,9 @@ void SystrapContext::write_frame(StubThread& thread) {
     thread.has_frame = true;
     CHECK(vector_dirty_);
   }
-  if (vector_dirty_ && thread.vector_offset == 0 && !find_vector_state(thread))
-    space_->process().kill("a stub thread's frame makes no sense");
   if (vector_dirty_) {
     std::span<const std::byte> image = vector_.empty() ? vector.initial() : std::span(vector_);
-    if (thread.vector_offset != 0) memcpy(bytes + thread.vector_offset, image.data(), image.size());
+    if (std::byte* state = vector_state_of(thread)) memcpy(state, image.data(), image.size());
     vector_dirty_ = false;
     vector_ = {};
   }
@@ -346,14 +354,9 @@ void SystrapContext::read_vector_state(std::span<std::byte> out) const {
     memcpy(out.data(), image.data(), image.size());
     return;
   }
-  StubThread* thread = thread_.load();
-  auto* bytes = reinterpret_cast<const std::byte*>(&thread->slot());
-  if (thread->vector_offset == 0 && !find_vector_state(*thread)) {
-    space_->process().kill("a stub thread's frame makes no sense");
-    memcpy(out.data(), vector.initial().data(), vector.size());
-    return;
-  }
-  memcpy(out.data(), bytes + thread->vector_offset, vector.size());
+  const std::byte* state = vector_state_of(*thread_.load());
+  if (state == nullptr) state = vector.initial().data();
+  memcpy(out.data(), state, vector.size());
   vector.sanitize(out.first(vector.size()));
 }
 
@@ -389,18 +392,22 @@ bool SystrapContext::find_frame(StubThread& thread) const {
 }
 
 bool SystrapContext::find_vector_state(StubThread& thread) const {
-  auto* bytes = reinterpret_cast<const std::byte*>(&thread.slot());
-  uint64_t state;
-  memcpy(&state,
-         bytes + thread.frame_offset + offsetof(HostUcontext, mcontext) +
-             offsetof(HostSigcontext, fpstate),
-         sizeof state);
-  uint64_t offset = state - thread.address();
+  uint64_t offset = frame_word(thread, offsetof(HostSigcontext, fpstate)) - thread.address();
   if (offset < SLOT_STACK || offset > SLOT_SIZE - systrap_.vector_state().size() ||
       offset % 64 != 0)
     return false;
   thread.vector_offset = static_cast<uint32_t>(offset);
   return true;
+}
+
+// The XSAVE image of the frame that the thread waits in. Null, and the process ends, if the frame
+// makes no sense.
+std::byte* SystrapContext::vector_state_of(StubThread& thread) const {
+  if (thread.vector_offset == 0 && !find_vector_state(thread)) {
+    space_->process().kill("a stub thread's frame makes no sense");
+    return nullptr;
+  }
+  return reinterpret_cast<std::byte*>(&thread.slot()) + thread.vector_offset;
 }
 
 bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
@@ -411,11 +418,7 @@ bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
   if (keep_registers) {
     if (!was_at_gate) return true;
     // The flags that the gate leaves in the CPU.
-    uint64_t flags;
-    memcpy(&flags,
-           bytes + thread.frame_offset + offsetof(HostUcontext, mcontext) +
-               offsetof(HostSigcontext, flags),
-           sizeof flags);
+    uint64_t flags = frame_word(thread, offsetof(HostSigcontext, flags));
     regs_.eflags = (regs_.eflags & kArithmeticFlags) | (flags & ~kArithmeticFlags);
     return true;
   }

@@ -62,6 +62,7 @@ class SystrapContext : public platform::Context {
   bool read_call(StubThread& thread, bool by_gate);
   bool find_frame(StubThread& thread) const;
   bool find_vector_state(StubThread& thread) const;
+  std::byte* vector_state_of(StubThread& thread) const;
   bool only_result_changed() const;
   void write_frame(StubThread& thread);
   void write_gate(StubThread& thread);

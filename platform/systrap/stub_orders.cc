@@ -168,11 +168,12 @@ size_t StubProcess::recall_private_waiters() {
   size_t outstanding = 0;
   {
     MutexLock lock(mu_);
-    // All that are in the guest: who is about to wait has not said so yet.
-    for (StubThread* thread : threads_) {
-      uint64_t word = thread->phase().load();
-      if (first && StubThread::phase_of(word) == Phase::kGuest)
-        recalled_.emplace_back(thread, word);
+    if (first) {
+      // All that are in the guest: who is about to wait has not said so yet.
+      for (StubThread* thread : threads_) {
+        uint64_t word = thread->phase().load();
+        if (StubThread::phase_of(word) == Phase::kGuest) recalled_.emplace_back(thread, word);
+      }
     }
     std::erase_if(recalled_,
                   [](const auto& item) { return item.first->phase().load() != item.second; });

@@ -101,6 +101,7 @@ platform::Context* Workers::claim(WorkerState& state, StubThread& thread) {
   __builtin_prefetch(&thread.slot().regs);
   __builtin_prefetch(&thread.slot().regs.r10);
   uint64_t word = thread.phase().load();
+  // Asked again after that look: what was seen before may be a request that is answered by now.
   if (StubThread::phase_of(word) != Phase::kGuest || !asks(thread)) return nullptr;
   if (!thread.claim(word, Phase::kOwned)) return nullptr;
   state.last = &thread;

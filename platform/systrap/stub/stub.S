@@ -53,6 +53,10 @@
 #define UCONTEXT_RIP 168
 #define UCONTEXT_RFLAGS 176
 #define CPU_NODE_SEGMENT 0x7b
+// The registers that a call passes in SLOT_REGS as they are; rbx, rsp and the flags need care.
+#define EACH_REGISTER(DO) \
+        DO(RDX, rdx); DO(RSI, rsi); DO(RDI, rdi); DO(RBP, rbp); DO(R8, r8); DO(R9, r9); DO(R10, r10); \
+        DO(R12, r12); DO(R13, r13); DO(R14, r14); DO(R15, r15)
 
         .section .text.start, "ax"
         .globl stub_start
@@ -96,27 +100,16 @@ signal_entry:
         je      futex_call
 
 // A system call. The kernel gets what it needs in three lines, and leaves the frame to this CPU. rdx is the ucontext.
-        .macro pass from, to
-        mov     \from(%rdx), %rax
-        mov     %rax, \to(%rbx)
-        .endm
 call_trapped:
-        pass    UCONTEXT_RAX, SLOT_RAX
-        pass    UCONTEXT_RIP, SLOT_RIP
-        pass    UCONTEXT_RBX, SLOT_REGS+REGS_RBX
-        pass    UCONTEXT_RDX, SLOT_REGS+REGS_RDX
-        pass    UCONTEXT_RSI, SLOT_REGS+REGS_RSI
-        pass    UCONTEXT_RDI, SLOT_REGS+REGS_RDI
-        pass    UCONTEXT_RBP, SLOT_REGS+REGS_RBP
-        pass    UCONTEXT_RSP, SLOT_REGS+REGS_RSP
-        pass    UCONTEXT_R8, SLOT_REGS+REGS_R8
-        pass    UCONTEXT_R9, SLOT_REGS+REGS_R9
-        pass    UCONTEXT_R10, SLOT_REGS+REGS_R10
-        pass    UCONTEXT_R12, SLOT_REGS+REGS_R12
-        pass    UCONTEXT_R13, SLOT_REGS+REGS_R13
-        pass    UCONTEXT_R14, SLOT_REGS+REGS_R14
-        pass    UCONTEXT_R15, SLOT_REGS+REGS_R15
-        pass    UCONTEXT_RFLAGS, SLOT_REGS+REGS_RFLAGS
+        mov     UCONTEXT_RAX(%rdx), %rax
+        mov     %rax, SLOT_RAX(%rbx)
+        mov     UCONTEXT_RIP(%rdx), %rax
+        mov     %rax, SLOT_RIP(%rbx)
+#define PASS(NAME, name) mov UCONTEXT_##NAME(%rdx), %rax; mov %rax, SLOT_REGS+REGS_##NAME(%rbx)
+        PASS(RSP, rsp)
+        PASS(RBX, rbx)
+        EACH_REGISTER(PASS)
+        PASS(RFLAGS, rflags)
         mov     $SLOT_ENTRY_CALL, %eax
         jmp     publish_bases
 trapped:
@@ -265,19 +258,10 @@ gate_entry:
         seto    %al
         movzwl  %ax, %eax
         mov     %rax, SLOT_REGS+REGS_RFLAGS(%r11)
-        mov     %rsp, SLOT_REGS+REGS_RSP(%r11)
-        mov     %rbx, SLOT_REGS+REGS_RBX(%r11)
-        mov     %rdx, SLOT_REGS+REGS_RDX(%r11)
-        mov     %rsi, SLOT_REGS+REGS_RSI(%r11)
-        mov     %rdi, SLOT_REGS+REGS_RDI(%r11)
-        mov     %rbp, SLOT_REGS+REGS_RBP(%r11)
-        mov     %r8, SLOT_REGS+REGS_R8(%r11)
-        mov     %r9, SLOT_REGS+REGS_R9(%r11)
-        mov     %r10, SLOT_REGS+REGS_R10(%r11)
-        mov     %r12, SLOT_REGS+REGS_R12(%r11)
-        mov     %r13, SLOT_REGS+REGS_R13(%r11)
-        mov     %r14, SLOT_REGS+REGS_R14(%r11)
-        mov     %r15, SLOT_REGS+REGS_R15(%r11)
+#define SAVE(NAME, name) mov %name, SLOT_REGS+REGS_##NAME(%r11)
+        SAVE(RSP, rsp)
+        SAVE(RBX, rbx)
+        EACH_REGISTER(SAVE)
         rdfsbase %rax
         mov     %rax, SLOT_REGS+REGS_FS(%r11)
         movl    $SLOT_ENTRY_GATE, SLOT_ENTRY(%r11)
@@ -397,19 +381,10 @@ gate_resume:
         sahf
         mov     SLOT_RIP(%rbx), %rcx
         mov     SLOT_RAX(%rbx), %rax
-        mov     SLOT_REGS+REGS_RSP(%rbx), %rsp
-        mov     SLOT_REGS+REGS_RDX(%rbx), %rdx
-        mov     SLOT_REGS+REGS_RSI(%rbx), %rsi
-        mov     SLOT_REGS+REGS_RDI(%rbx), %rdi
-        mov     SLOT_REGS+REGS_RBP(%rbx), %rbp
-        mov     SLOT_REGS+REGS_R8(%rbx), %r8
-        mov     SLOT_REGS+REGS_R9(%rbx), %r9
-        mov     SLOT_REGS+REGS_R10(%rbx), %r10
-        mov     SLOT_REGS+REGS_R12(%rbx), %r12
-        mov     SLOT_REGS+REGS_R13(%rbx), %r13
-        mov     SLOT_REGS+REGS_R14(%rbx), %r14
-        mov     SLOT_REGS+REGS_R15(%rbx), %r15
-        mov     SLOT_REGS+REGS_RBX(%rbx), %rbx
+#define LOAD(NAME, name) mov SLOT_REGS+REGS_##NAME(%rbx), %name
+        LOAD(RSP, rsp)
+        EACH_REGISTER(LOAD)
+        LOAD(RBX, rbx)
         jmp     *%rcx
 
 // The calls in the slot, in order, r14d of them. The number of waiters that they woke is added to the guest's result.
