@@ -328,16 +328,18 @@ size_t status_kib(const char* name) {
 
 TEST(Resident, ThePeakStays) {
   constexpr size_t kSize = 32 << 20;
+  // Linux counts pages on each CPU and adds them up now and then (percpu_counter): /proc may be some hundred KiB behind.
+  constexpr size_t kBehindKib = 2048;
   const size_t before = status_kib("VmRSS");
   {
     Mapping mapping = Mapping::anonymous(kSize);
     std::memset(mapping.address(), 1, kSize);
   }
-  EXPECT_GE(status_kib("VmHWM"), before + kSize / 1024);
+  EXPECT_GE(status_kib("VmHWM") + kBehindKib, before + kSize / 1024);
   EXPECT_LT(status_kib("VmRSS"), before + kSize / 2048);
   struct rusage usage;
   must(getrusage(RUSAGE_SELF, &usage), "getrusage");
-  EXPECT_GE(static_cast<size_t>(usage.ru_maxrss), before + kSize / 1024);
+  EXPECT_GE(static_cast<size_t>(usage.ru_maxrss) + kBehindKib, before + kSize / 1024);
 }
 
 }  // namespace
