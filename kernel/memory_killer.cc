@@ -18,6 +18,9 @@ namespace {
 constexpr uint64_t kEndPatienceNs = 5'000'000'000;
 constexpr uint64_t kReleasePatienceNs = 2'000'000'000;
 constexpr uint64_t kLookAgainNs = 1'000'000;
+// Spare pages help if they are this much, and not time after time: guests may touch them again.
+constexpr uint64_t kWorthwhile = 256 * 1024;
+constexpr uint64_t kSpareAgainNs = 20'000'000;
 
 RefOrNull<MemoryManager> memory_of(Kernel& kernel, ThreadGroup& group) {
   std::vector<ProcessId> threads;
@@ -51,6 +54,7 @@ class MemoryWait final : public Operation {
   std::optional<uint64_t> deadline_ns() const override { return deadline_ns_; }
   StepResult timed_out(CurrentTask&) override { return uint64_t{0}; }
   StepResult interrupted(CurrentTask&) override { return uint64_t{0}; }
+  bool killable_only() const override { return true; }  // no frame can be built meanwhile
   bool is_call() const override { return false; }
   const char* name() const override { return "memory_wait"; }
 
@@ -68,7 +72,7 @@ std::optional<int64_t> MemoryKiller::badness(ThreadGroup& group, uint64_t* resid
   if (group.is_kernel_init || adjustment == kOomScoreAdjMin) return std::nullopt;
   RefOrNull<MemoryManager> mm = memory_of(kernel_, group);
   if (!mm) return std::nullopt;
-  uint64_t resident = mm->usage().guest_memory;
+  uint64_t resident = mm->usage().guest_memory + mm->parked_bytes();
   if (resident_bytes != nullptr) *resident_bytes = resident;
   auto all_pages = static_cast<int64_t>(kernel_.memory_status().total_bytes / kPageSize);
   return static_cast<int64_t>(resident / kPageSize) + adjustment * (all_pages / 1000);
@@ -110,12 +114,25 @@ void MemoryKiller::end_locked(ThreadGroup& group, uint64_t resident_bytes) {
   begin_group_exit(group, SIGKILL);
 }
 
+// What is kept ready without being anybody's goes back to the host. True: that may do.
+bool MemoryKiller::give_back_spare_locked(const std::vector<Ref<ThreadGroup>>& groups) {
+  const uint64_t before = kernel_.memory().resident_bytes();
+  kernel_.memory().trim();
+  for (const Ref<ThreadGroup>& group : groups)
+    if (RefOrNull<MemoryManager> mm = memory_of(kernel_, *group)) mm->drop_parked_pages();
+  const uint64_t after = kernel_.memory().resident_bytes();
+  const uint64_t now = host::monotonic_ns();
+  if (after + kWorthwhile > before || now < spare_given_back_ns_ + kSpareAgainNs) return false;
+  spare_given_back_ns_ = now;
+  return true;
+}
+
 void MemoryKiller::limit_reached(ThreadGroup& group) {
   // Before the lock: what they let go of may be a lot.
   std::vector<Ref<ThreadGroup>> groups = kernel_.tasks().groups();
   RefOrNull<MemoryManager> shared;
   MutexLock lock(mu_);
-  if (victim_is_pending_locked()) return;
+  if (victim_is_pending_locked() || give_back_spare_locked(groups)) return;
   ThreadGroup* chosen = nullptr;
   int64_t most = 0;
   uint64_t resident = 0;

@@ -2,8 +2,8 @@
 //
 // One per Kernel. Counts as Linux does: resident memory plus oom_score_adj thousandths of all
 // memory; -1000 is never chosen. One victim at a time: until its memory is back, whoever meets the
-// limit waits (see make_memory_wait) and tries again. Lock: mu_, rank kMemoryKiller, taken with
-// nothing held.
+// limit waits (see make_memory_wait) and tries again. Pages that the kernel keeps for later go
+// before anybody does. Lock: mu_, rank kMemoryKiller, taken with nothing held.
 #pragma once
 
 #include <atomic>
@@ -47,12 +47,14 @@ class MemoryKiller {
   // Pages; none: must not be chosen, or has no memory of its own any more.
   std::optional<int64_t> badness(ThreadGroup& group, uint64_t* resident_bytes);
   bool victim_is_pending_locked() REQUIRES(mu_);
+  bool give_back_spare_locked(const std::vector<Ref<ThreadGroup>>& groups) REQUIRES(mu_);
   void end_locked(ThreadGroup& group, uint64_t resident_bytes) REQUIRES(mu_);
 
   Kernel& kernel_;
   std::atomic<uint64_t> kills_{0};
   Mutex<LockRank::kMemoryKiller> mu_;
   Victim victim_ GUARDED_BY(mu_);
+  uint64_t spare_given_back_ns_ GUARDED_BY(mu_) = 0;  // when it last helped
 };
 
 // Waits a moment for memory that a killed process gives back; then the fault or the call that met

@@ -182,7 +182,14 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
  private:
   friend class CurrentTask;
   enum class Next : uint8_t { kGoOn, kLeft };  // kLeft: the worker does not own the task any more
-  enum class Delivery : uint8_t { kNothing, kHandler, kStop, kExit, kFetchVector };
+  // Taken from its queue, with the action that it found; its frame waits for the vector state or
+  // for memory.
+  struct DequeuedSignal {
+    QueuedSignal signal;
+    SigAction action;
+    bool is_announced = false;  // to the observer
+  };
+  enum class Delivery : uint8_t { kNothing, kHandler, kStop, kExit, kFetchVector, kOutOfMemory };
 
   void run_loop();
   void set_state(RunState next);
@@ -205,7 +212,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   std::optional<QueuedSignal> dequeue_locked(SignalSet wanted) REQUIRES(group.mu);
   bool join_stop_locked() REQUIRES(group.mu);
   bool start_group_stop(int signo) EXCLUDES(group.mu);
-  Delivery handle(CurrentTask& current, QueuedSignal signal, const SigAction& action);
+  Delivery handle(CurrentTask& current, DequeuedSignal dequeued);
   void adjust_for_handler(uint64_t action_flags);
 
   void begin_exit(CurrentTask& current);
@@ -229,12 +236,12 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   std::string name_;
 
   // own
-  Registers entry_regs_{};                // of the system call under way
-  const SyscallEntry* entry_ = nullptr;   // of that call
-  bool is_reentry_ = false;               // the call has been shown to the observer already
-  platform::Fault last_fault_;            // of the last fault that became a signal, in every frame
-  std::optional<Errno> restart_;          // the call ended with this restart code
-  std::optional<QueuedSignal> dequeued_;  // waits for the vector state
+  Registers entry_regs_{};               // of the system call under way
+  const SyscallEntry* entry_ = nullptr;  // of that call
+  bool is_reentry_ = false;              // the call has been shown to the observer already
+  platform::Fault last_fault_;           // of the last fault that became a signal, in every frame
+  std::optional<Errno> restart_;         // the call ended with this restart code
+  std::optional<DequeuedSignal> dequeued_;
 };
 
 }  // namespace caisson

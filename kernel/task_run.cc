@@ -103,6 +103,9 @@ Task::Next Task::turn_guest(CurrentTask& current) {
       case Delivery::kFetchVector:
         set_state(RunFetchVector{false});
         return Next::kGoOn;
+      case Delivery::kOutOfMemory:
+        wait_for_memory();
+        return Next::kGoOn;
     }
   }
   if (restart_) {

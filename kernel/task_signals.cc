@@ -68,9 +68,9 @@ bool Task::start_group_stop(int signo) {
 
 Task::Delivery Task::deliver_signals(CurrentTask& current) {
   if (dequeued_) {
-    QueuedSignal signal = *std::exchange(dequeued_, std::nullopt);
+    DequeuedSignal waiting = *std::exchange(dequeued_, std::nullopt);
     if (must_end()) return Delivery::kExit;
-    return handle(current, signal, group.handlers->get(signal.info.signo));
+    return handle(current, std::move(waiting));
   }
   for (;;) {
     int report = 0;
@@ -100,7 +100,7 @@ Task::Delivery Task::deliver_signals(CurrentTask& current) {
     int signo = signal->info.signo;
     SigAction action = group.handlers->get(signo);
     if (action.handler == kSigIgnore) continue;
-    if (action.handler != kSigDefault) return handle(current, std::move(*signal), action);
+    if (action.handler != kSigDefault) return handle(current, {std::move(*signal), action});
     if (kIgnoredByDefault.has(signo)) continue;
     if (SyscallObserver* observer = kernel.observer(); observer != nullptr)
       observer->signal_delivered(current, signo, signal->info.code);
@@ -132,15 +132,19 @@ void Task::adjust_for_handler(uint64_t action_flags) {
   regs.rip -= kSyscallInstructionSize;
 }
 
-Task::Delivery Task::handle(CurrentTask& current, QueuedSignal signal, const SigAction& action) {
-  int signo = signal.info.signo;
-  if (!context->has_vector_state()) {
-    dequeued_ = std::move(signal);
+Task::Delivery Task::handle(CurrentTask& current, DequeuedSignal dequeued) {
+  const SigInfo& info = dequeued.signal.info;
+  const SigAction action = dequeued.action;
+  const int signo = info.signo;
+  auto come_again = [&](Delivery reason) {
+    dequeued_ = std::move(dequeued);
     attention_.store(true, std::memory_order_release);
-    return Delivery::kFetchVector;
-  }
-  if (SyscallObserver* observer = kernel.observer(); observer != nullptr)
-    observer->signal_delivered(current, signo, signal.info.code);
+    return reason;
+  };
+  if (!context->has_vector_state()) return come_again(Delivery::kFetchVector);
+  if (SyscallObserver* observer = kernel.observer();
+      observer != nullptr && !std::exchange(dequeued.is_announced, true))
+    observer->signal_delivered(current, signo, info.code);
 
   Registers& regs = context->regs();
   adjust_for_handler(action.flags);
@@ -152,7 +156,7 @@ Task::Delivery Task::handle(CurrentTask& current, QueuedSignal signal, const Sig
   std::vector<std::byte> vector_state(kernel.platform().vector_state_size());
   context->read_vector_state(vector_state);
   SignalFrameRequest request{
-      .info = signal.info,
+      .info = info,
       .action = action,
       .mask = saved_mask.value_or(before),
       .stack = signal_stack,
@@ -163,6 +167,9 @@ Task::Delivery Task::handle(CurrentTask& current, QueuedSignal signal, const Sig
       .max_address = kernel.platform().max_user_address(),
   };
   Result<void> built = build_signal_frame(current.mm(), regs, request);
+  // Linux waits in the page fault for the memory that somebody else has to give up.
+  if (!built.ok() && built.error() == Errno(kEMEMORYLIMIT))
+    return come_again(Delivery::kOutOfMemory);
   if (!built.ok()) {
     // Linux: force_sigsegv(); a SIGSEGV handler that can't start is not tried again.
     if (signo == SIGSEGV)

@@ -326,6 +326,12 @@ void MemoryManager::residency_locked(GuestAddr start, std::span<uint8_t> pages) 
       uint8_t* first = pages.data() + (at - start) / kPageSize;
       if (!host::residency(host, bytes, first).ok()) std::fill_n(first, bytes / kPageSize, 0);
       for (uint64_t i = 0; i < bytes / kPageSize; ++i) first[i] &= 1;
+      if (it->second.in_memory_file()) {
+        const uint64_t offset = it->second.offset + (at - it->second.start);
+        memory_.find_untouched({offset, bytes}, [&](MemoryRange part) {
+          std::fill_n(first + (part.offset - offset) / kPageSize, part.length / kPageSize, 0);
+        });
+      }
       at += bytes;
     }
   }

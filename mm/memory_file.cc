@@ -71,17 +71,12 @@ void MemoryFile::take_free_locked(uint64_t free_offset, uint64_t offset, uint64_
 
 // The pages are now their new owner's. Were there any?
 bool MemoryFile::note_warm_taken_locked(uint64_t offset, uint64_t end) {
-  auto it = warm_.upper_bound(offset);
-  if (it != warm_.begin() && std::prev(it)->second > offset) --it;
+  const MemoryRange taken{offset, end - offset};
   bool found = false;
-  while (it != warm_.end() && it->first < end) {
-    found = true;
-    uint64_t low = it->first;
-    uint64_t high = it->second;
-    it = warm_.erase(it);
-    warm_bytes_ -= std::min(high, end) - std::max(low, offset);
-    if (low < offset) warm_.emplace(low, offset);
-    if (high > end) warm_.emplace(end, high);
+  for (MemoryRange part; !(part = warm_.first(taken)).empty(); found = true) {
+    warm_.remove(part);
+    warm_bytes_ -= part.length;
+    untouched_.add(part);
   }
   return found;
 }
@@ -188,6 +183,7 @@ void MemoryFile::drop_locked(MemoryRange range, std::vector<MemoryRange>& freed)
     }
     MemoryRange gone{it->first, it->second.end - it->first};
     allocated_ -= gone.length;
+    untouched_.remove(gone);
     freed.push_back(gone);
     it = extents_.erase(it);
   }
@@ -218,7 +214,7 @@ void MemoryFile::release(std::span<const MemoryRange> ranges) {
   }
   MutexLock lock(mutex_);
   for (const MemoryRange& range : freed) add_free_locked(range.offset, range.end());
-  for (const MemoryRange& range : warm) warm_.emplace(range.offset, range.end());
+  for (const MemoryRange& range : warm) warm_.add(range);
 }
 
 void MemoryFile::clean(MemoryRange range, std::vector<MemoryRange>& warm) {
@@ -246,10 +242,10 @@ void MemoryFile::clean(MemoryRange range, std::vector<MemoryRange>& warm) {
 void MemoryFile::trim() {
   // Under the lock, so that nobody is given what is punched.
   MutexLock lock(mutex_);
-  for (auto [offset, end] : warm_) {
-    punch({offset, end - offset});
-    warm_bytes_ -= end - offset;
-  }
+  warm_.for_each([this](MemoryRange range) {
+    punch(range);
+    warm_bytes_ -= range.length;
+  });
   warm_.clear();
 }
 
@@ -266,7 +262,10 @@ void MemoryFile::punch(MemoryRange range) {
 }
 
 void MemoryFile::discard(MemoryRange range) {
-  if (!range.empty()) punch(range);
+  if (range.empty()) return;
+  punch(range);
+  MutexLock lock(mutex_);
+  untouched_.remove(range);
 }
 
 void MemoryFile::clear(MemoryRange range) {
@@ -277,12 +276,47 @@ void MemoryFile::clear(MemoryRange range) {
       punch(range);
       return;
     }
+    {
+      MutexLock lock(mutex_);
+      untouched_.add(data);
+    }
     range = {data.end(), range.end() - data.end()};
   }
 }
 
+bool MemoryFile::is_zero_page(uint64_t offset) const {
+  uint64_t words[kPageSize / sizeof(uint64_t)];
+  if (safe_copy(words, at(offset), kPageSize) != 0) return false;
+  return std::all_of(std::begin(words), std::end(words), [](uint64_t word) { return word == 0; });
+}
+
+MemoryRange MemoryFile::next_untouched(MemoryRange range) {
+  while (!range.empty()) {
+    MemoryRange known;
+    {
+      MutexLock lock(mutex_);
+      known = untouched_.first(range);
+    }
+    if (known.empty()) return {};
+    uint64_t start = known.offset;
+    while (start < known.end() && !is_zero_page(start)) start += kPageSize;
+    uint64_t end = start;
+    while (end < known.end() && is_zero_page(end)) end += kPageSize;
+    if (start > known.offset) {
+      // Touched once is touched for ever.
+      MutexLock lock(mutex_);
+      untouched_.remove({known.offset, start - known.offset});
+    }
+    if (end > start) return {start, end - start};
+    range = {known.end(), range.end() - known.end()};
+  }
+  return {};
+}
+
 Result<void> MemoryFile::populate(MemoryRange range) {
   if (!host::populate(at(range.offset), range.length).ok()) return Errno(ENOMEM);
+  MutexLock lock(mutex_);
+  untouched_.remove(range);
   return {};
 }
 

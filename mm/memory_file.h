@@ -20,6 +20,7 @@
 #include "base/mutex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "mm/memory_range.h"
 
 namespace caisson {
 
@@ -30,15 +31,6 @@ constexpr uint64_t page_down(uint64_t value) { return value & ~(kPageSize - 1); 
 constexpr bool is_page_aligned(uint64_t value) { return (value & (kPageSize - 1)) == 0; }
 // Wraps to 0 for the last page of the 64-bit range: check for it where a guest gave the value.
 constexpr uint64_t page_up(uint64_t value) { return page_down(value + kPageSize - 1); }
-
-// Bytes [offset, offset + length) of the memory file, whole pages.
-struct MemoryRange {
-  uint64_t offset = 0;
-  uint64_t length = 0;
-  uint64_t end() const { return offset + length; }
-  bool empty() const { return length == 0; }
-  friend bool operator==(const MemoryRange&, const MemoryRange&) = default;
-};
 
 class MemoryFile {
  public:
@@ -74,6 +66,18 @@ class MemoryFile {
 
   // As discard(), but keeps the pages of small ranges.
   void clear(MemoryRange range);
+
+  // Pages that are there although their owner has not touched them: they were when it got them, and
+  // still hold zeros. Calls note(MemoryRange) for each run of them in `range`, by offset.
+  template <typename F>
+  void find_untouched(MemoryRange range, F&& note) {
+    for (uint64_t at = range.offset; at < range.end();) {
+      MemoryRange found = next_untouched({at, range.end() - at});
+      if (found.empty()) return;
+      note(found);
+      at = found.end();
+    }
+  }
 
   // Gives every page of the range memory now. ENOMEM at the memory limit.
   Result<void> populate(MemoryRange range);
@@ -117,6 +121,8 @@ class MemoryFile {
   void split_locked(uint64_t offset) REQUIRES(mutex_);
   // Drops references; appends what became free.
   void drop_locked(MemoryRange range, std::vector<MemoryRange>& freed) REQUIRES(mutex_);
+  MemoryRange next_untouched(MemoryRange range) EXCLUDES(mutex_);
+  bool is_zero_page(uint64_t offset) const;
   bool note_warm_taken_locked(uint64_t offset, uint64_t end) REQUIRES(mutex_);
   // Makes the pages of a range read as zeros; appends what stayed in memory to `warm`.
   void clean(MemoryRange range, std::vector<MemoryRange>& warm);
@@ -132,9 +138,10 @@ class MemoryFile {
   std::set<std::pair<uint64_t, uint64_t>> free_by_size_ GUARDED_BY(mutex_);  // (length, offset)
   uint64_t allocated_ GUARDED_BY(mutex_) = 0;
   std::atomic<uint64_t> released_ = 0;
-  std::map<uint64_t, uint64_t> warm_
-      GUARDED_BY(mutex_);                 // zeroed pages that nobody uses: offset to end
+  RangeSet warm_ GUARDED_BY(mutex_);      // zeroed pages that nobody uses
   std::atomic<uint64_t> warm_bytes_ = 0;  // of warm_, and what is about to join it
+  // Of what is in use, the pages that their owner found there and may not have touched.
+  RangeSet untouched_ GUARDED_BY(mutex_);
 };
 
 // Looks for the data of many ranges, one after the other, and asks the host once for what it has

@@ -56,6 +56,42 @@ TEST(MemoryFile, KeepsABoundedNumberOfFreePages) {
   EXPECT_EQ(memory->resident_bytes(), 0u);
 }
 
+TEST(MemoryFile, KnowsWhatItsOwnerHasNotTouched) {
+  auto memory = make_memory_file();
+  auto untouched = [&](MemoryRange range) {
+    std::vector<MemoryRange> found;
+    memory->find_untouched(range, [&](MemoryRange part) { found.push_back(part); });
+    return found;
+  };
+  auto fill = [&](MemoryRange range) {
+    for (uint64_t at = 0; at < range.length; at += kPageSize)
+      *memory->at(range.offset + at) = std::byte{1};
+  };
+  MemoryRange range = MUST(memory->allocate(8 * kPageSize));
+  fill(range);
+  EXPECT_TRUE(untouched(range).empty());
+  memory->release(range);
+  ASSERT_EQ(MUST(memory->allocate(8 * kPageSize)), range);  // warm
+  EXPECT_EQ(untouched(range), std::vector{range});
+  *memory->at(range.offset + 3 * kPageSize) = std::byte{1};
+  const std::vector around{MemoryRange{range.offset, 3 * kPageSize},
+                           MemoryRange{range.offset + 4 * kPageSize, 4 * kPageSize}};
+  EXPECT_EQ(untouched(range), around);
+  // Touched once is touched for ever, even if only zeros are left.
+  *memory->at(range.offset + 3 * kPageSize) = std::byte{0};
+  EXPECT_EQ(untouched(range), around);
+  ASSERT_TRUE(memory->populate({range.offset, kPageSize}).ok());
+  EXPECT_EQ(untouched({range.offset, 3 * kPageSize}),
+            std::vector({MemoryRange{range.offset + kPageSize, 2 * kPageSize}}));
+  memory->discard(range);
+  EXPECT_TRUE(untouched(range).empty());
+  fill(range);
+  memory->clear(range);
+  EXPECT_EQ(untouched(range), std::vector{range});
+  memory->release(range);
+  EXPECT_TRUE(untouched(range).empty());
+}
+
 TEST(MemoryFile, ReferencesCountPerByteRange) {
   auto memory = make_memory_file();
   MemoryRange range = MUST(memory->allocate(10 * kPageSize));

@@ -20,6 +20,8 @@ constexpr uint64_t kBreakChunk = 64 * 1024;
 constexpr uint64_t kBreakChunkMax = 1024 * 1024;
 // Untouched memory of this length is not shared: the first touch stays the host's work.
 constexpr uint64_t kHole = 256 * 1024;
+// Pages that are there but untouched are left out from this length on.
+constexpr uint64_t kUntouched = 16 * 1024;
 // Of the stack, around its pointer.
 constexpr uint64_t kStackBelow = 16 * 1024;
 constexpr uint64_t kStackAbove = 48 * 1024;
@@ -235,8 +237,18 @@ Result<Ref<MemoryManager>> MemoryManager::fork(GuestAddr stack) {
       for (MemoryRange rest = pma.range(); !rest.empty();) {
         MemoryRange data = finder.next(rest);
         if (data.empty()) break;
-        runs.push_back(data);
-        bytes += data.length;
+        uint64_t at = data.offset;
+        auto add_up_to = [&](uint64_t end) {
+          if (end <= at) return;
+          runs.push_back({at, end - at});
+          bytes += end - at;
+        };
+        memory_.find_untouched(data, [&](MemoryRange part) {
+          if (part.length < kUntouched) return;
+          add_up_to(part.offset);
+          at = part.end();
+        });
+        add_up_to(data.end());
         rest = {data.end(), rest.end() - data.end()};
       }
     }

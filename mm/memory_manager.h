@@ -202,6 +202,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
 
   // Gives back the pages that are kept although the guest has unmapped them.
   void drop_parked_pages();
+  uint64_t parked_bytes() const;
 
   // --- exec. The loader maps segments with mmap().
   // Where a position-independent program goes: below two thirds of the address space, as Linux.

@@ -162,12 +162,29 @@ Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr star
 
 void MemoryManager::drop_parked_pages() {
   WriteLock lock(mappings_);
+  // Also of what no mapping has used: a guest that tampers may have touched it.
   for (auto& [start, parked] : parked_) {
-    if (!parked.used) continue;
-    memory_.discard({parked.offset, parked.end - parked.start});
+    MemoryRange range{parked.offset, parked.end - parked.start};
+    if (!memory_.next_data(range).empty()) memory_.discard(range);
     parked.used = false;
   }
   parked_used_ = 0;
+}
+
+uint64_t MemoryManager::parked_bytes() const {
+  uint64_t bytes = 0;
+  ReadLock lock(mappings_);
+  DataRuns runs(memory_);
+  for (const auto& [start, parked] : parked_) {
+    MemoryRange rest{parked.offset, parked.end - parked.start};
+    while (!rest.empty()) {
+      MemoryRange data = runs.next(rest);
+      if (data.empty()) break;
+      bytes += data.length;
+      rest = {data.end(), rest.end() - data.end()};
+    }
+  }
+  return bytes;
 }
 
 }  // namespace caisson

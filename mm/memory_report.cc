@@ -90,7 +90,9 @@ ResidentBytes MemoryManager::resident_locked(GuestAddr start, GuestAddr end) con
     while (!rest.empty()) {
       MemoryRange data = runs.next(rest);
       if (data.empty()) break;
-      (pma.kind == Pma::Kind::kPrivate ? bytes.own : bytes.shared) += data.length;
+      uint64_t touched = data.length;
+      memory_.find_untouched(data, [&](MemoryRange part) { touched -= part.length; });
+      (pma.kind == Pma::Kind::kPrivate ? bytes.own : bytes.shared) += touched;
       rest = {data.end(), rest.end() - data.end()};
     }
   }

@@ -170,6 +170,7 @@ SyscallResult sys_rt_sigreturn(CurrentTask& task) {
   Result<RestoredFrame> restored = restore_signal_frame(
       task.mm(), task.regs(), platform.vector_state_size(), platform.max_user_address());
   if (!restored.ok()) {
+    if (restored.error() == Errno(kEMEMORYLIMIT)) return restored.error();
     // Linux: bad frame; the handler of SIGSEGV runs, if it can.
     force_signal(task, kernel_signal_info(SIGSEGV));
     return FrameReplaced{};

@@ -1,6 +1,7 @@
 // What memory_limit.py runs: a parent that knows what its children should come to, and children
 // that use memory in different ways. Prints one word a child: "ended N" or "killed N".
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -35,6 +36,24 @@ void fill_by_read(size_t bytes) {
     ssize_t got = read(zero, at + done, std::min(bytes - done, kMiB));
     if (got <= 0) _exit(11);  // the limit is no error of the call
     done += static_cast<size_t>(got);
+  }
+}
+
+volatile int handled = 0;
+
+// Signal frames, each on a stack that nothing has touched yet, until `enough` says so.
+template <typename F>
+void fill_by_signal_frames(size_t bytes, F enough) {
+  constexpr size_t kStack = 16 * 1024;  // more than a frame and its handler
+  char* at = reserve(bytes);
+  struct sigaction action {};
+  action.sa_handler = [](int) { handled = handled + 1; };
+  action.sa_flags = SA_ONSTACK;
+  sigaction(SIGUSR1, &action, nullptr);
+  for (int sent = 0; !enough(); at += kStack) {
+    const stack_t stack{at, 0, kStack};
+    if (sigaltstack(&stack, nullptr) != 0 || raise(SIGUSR1) != 0) _exit(16);
+    if (handled != ++sent) _exit(17);
   }
 }
 
@@ -139,6 +158,44 @@ int main(int argc, char** argv) {
              for (size_t i = 0; i < 50 * kMiB; i += 4096)
                if (at[i] != 3) _exit(15);
            }));
+  } else if (mode == "frames") {
+    report("eater", start([] { fill_by_signal_frames(kTooMuch, [] { return false; }); }));
+  } else if (mode == "protected_frames") {
+    int gone[2];
+    if (pipe2(gone, O_NONBLOCK) != 0) return 1;
+    pid_t favourite = start([] {
+      set_adjustment(900);
+      touch(20 * kMiB);
+      pause();
+    });
+    pid_t big = start([&] {
+      set_adjustment(-1000);
+      close(gone[1]);
+      char byte;
+      fill_by_signal_frames(kTooMuch, [&] { return read(gone[0], &byte, 1) == 0; });
+    });
+    close(gone[1]);
+    report("favourite", favourite);
+    report("big", big);
+  } else if (mode == "parked") {
+    // What unmapped memory leaves behind for the next mapping goes before any process does.
+    int ready[2];
+    char byte;
+    if (pipe(ready) != 0) return 1;
+    std::vector<pid_t> all;
+    for (int i = 0; i < 16; ++i) {
+      all.push_back(start([&] {
+        char* at[] = {reserve(kMiB), reserve(kMiB)};
+        for (char* each : at) memset(each, 1, kMiB);
+        for (char* each : at) munmap(each, kMiB);
+        if (write(ready[1], "", 1) != 1) _exit(1);
+        pause();
+      }));
+      if (read(ready[0], &byte, 1) != 1) return 1;
+    }
+    report("eater", start([] { touch(60 * kMiB); }));
+    for (pid_t each : all) kill(each, SIGKILL);
+    for (pid_t each : all) waitpid(each, nullptr, 0);
   } else if (mode == "again") {
     for (int i = 0; i < 5; ++i) report("eater", start([] { touch(kTooMuch); }));
   }

@@ -46,6 +46,16 @@ class MemoryLimit(unittest.TestCase):
     def test_copies_of_memory_that_a_fork_shares_meet_the_limit(self):
         self.expect("fork", ["child killed 9", "eater ended 0"], 1)
 
+    def test_a_signal_frame_that_meets_the_limit_is_no_fault(self):
+        self.expect("frames", [KILLED], 1)
+
+    def test_a_signal_frame_waits_for_the_memory_of_another(self):
+        (report,) = self.expect("protected_frames", ["favourite killed 9", "big ended 0"], 1)
+        self.assertEqual(report[2], "900")
+
+    def test_what_is_kept_warm_is_given_back_first(self):
+        self.expect("parked", ["eater ended 0"], 0)
+
     def test_memory_comes_back_each_time(self):
         self.expect("again", [KILLED] * 5, 5)
 

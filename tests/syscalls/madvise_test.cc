@@ -328,7 +328,8 @@ size_t status_kib(const char* name) {
 
 TEST(Resident, ThePeakStays) {
   constexpr size_t kSize = 32 << 20;
-  // Linux counts pages on each CPU and adds them up now and then (percpu_counter): /proc may be some hundred KiB behind.
+  // Linux counts pages on each CPU and adds them up now and then (percpu_counter): /proc may be
+  // some hundred KiB behind.
   constexpr size_t kBehindKib = 2048;
   const size_t before = status_kib("VmRSS");
   {
