@@ -119,6 +119,7 @@ void adopt_state(BroadcastState& shared, int32_t pid) {
   if (shared.pid.load(std::memory_order_relaxed) == pid) return;
   directory.roster.clear();
   directory.leader_is_dead = false;
+  if (guarded(Guard::kChild)) directory.source.forget();
   shared.pid.store(pid, std::memory_order_relaxed);
 }
 

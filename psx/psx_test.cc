@@ -422,6 +422,34 @@ TEST(Psx, ProcOfAnotherPidNamespace) {
       10));
 }
 
+// The child of a namespace's init may be the init of another: the same number, other threads.
+TEST(Psx, ForkIntoAnotherPidOne) {
+  EXPECT_PASSES(run(
+      [] {
+        own_namespaces(CLONE_NEWPID);
+        const pid_t child = fork();
+        int status = 1;
+        if (child == 0) {
+          Crew crew(3);
+          REQUIRE(getpid() == 1 && broadcast_mark(1).ok());
+          REQUIRE(unshare(CLONE_NEWPID) == 0);
+          const pid_t grandchild = fork();
+          if (grandchild == 0) {
+            Crew own(5);  // more than the parent has
+            REQUIRE(getpid() == 1 && broadcast_mark(2).ok());
+            REQUIRE(own.count_unlike(mark(2)) == 0);
+            _exit(0);
+          }
+          REQUIRE(waitpid(grandchild, &status, 0) == grandchild && status == 0);
+          REQUIRE(broadcast_mark(3).ok() && crew.count_unlike(mark(3)) == 0);
+          _exit(0);
+        }
+        waitpid(child, &status, 0);
+        REQUIRE(status == 0);
+      },
+      10));
+}
+
 TEST(Psx, ZombieLeaderBeforeProcOfAnotherPidNamespace) {
   EXPECT_PASSES(run(
       [] {

@@ -8,7 +8,6 @@
 #include <sys/syscall.h>
 
 #include "host/raw_syscall.h"
-#include "psx/guard.h"
 
 namespace caisson::psx::internal {
 
@@ -79,8 +78,7 @@ void ThreadSource::Descriptor::close_if_ours() {
 }
 
 int ThreadSource::open(int32_t pid) {
-  const bool same_process = pid_ == pid || (pid_ != 0 && !guarded(Guard::kChild));
-  if (same_process && task_.is_ours(nullptr)) return 0;
+  if (pid_ != 0 && task_.is_ours(nullptr)) return 0;
   task_.close_if_ours();
   if (!proc_.is_ours(nullptr)) {
     proc_.fd = -1;

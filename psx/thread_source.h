@@ -17,8 +17,11 @@ namespace caisson::psx::internal {
 
 class ThreadSource {
  public:
-  // Makes sure that the directory of process `pid` (the caller's) is open. 0 or errno.
+  // Makes sure that the directory of this process, number `pid`, is open. 0 or errno.
   int open(int32_t pid);
+  // After fork: what is open is the parent's. Its number proves nothing, each PID namespace has
+  // a 1.
+  void forget() { pid_ = 0; }
   // Threads in the group, exited leaders included. 0 or errno.
   int count(int64_t* threads);
   // Calls each(tid, argument) for every thread listed, in this process's own numbers. 0 or errno.
@@ -44,7 +47,7 @@ class ThreadSource {
 
   Descriptor proc_;
   Descriptor task_;
-  int32_t pid_ = 0;
+  int32_t pid_ = 0;         // whose task_ is; 0: not this process's
   bool translate_ = false;  // /proc shows another PID namespace's numbers
 };
 
