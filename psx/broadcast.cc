@@ -30,6 +30,12 @@ void sleep_ns(int64_t ns) {
   raw_syscall(SYS_nanosleep, raw_arg(&time), 0).ignore();
 }
 
+// A seccomp filter may refuse the question; that is no sign of an end.
+bool exists(int32_t pid, int32_t tid) {
+  auto asked = raw_syscall(SYS_tgkill, pid, tid, 0);
+  return asked.ok() || asked.error().value() != ESRCH;
+}
+
 bool is_unanswered(Answer answer) {
   return answer == Answer::kPending || answer == Answer::kRunning || answer == Answer::kWriting;
 }
@@ -41,7 +47,7 @@ void Broadcast::begin(int64_t first_result) {
   if (epoch_ == 0) epoch_ = 1;
   shared_.epoch.store(epoch_, std::memory_order_relaxed);
   shared_.released.store(epoch_ - 1, std::memory_order_relaxed);
-  shared_.pending.store(0, std::memory_order_relaxed);
+  shared_.pending.store(pending_tag(epoch_), std::memory_order_relaxed);
   shared_.first_result.store(first_result, std::memory_order_relaxed);
   shared_.nr.store(call_.nr, std::memory_order_relaxed);
   for (int i = 0; i < 6; i++) shared_.args[i].store(call_.args[i], std::memory_order_relaxed);
@@ -65,7 +71,7 @@ void Broadcast::cover() {
     if (trouble_ != 0) return;
     int64_t threads = 0;
     trouble_ = directory_.source.count(&threads);
-    if (trouble_ != 0) return;
+    if (trouble_ != 0) return cannot_list();
     tally();
     // Held threads neither exit nor make others, so equal numbers mean that there is nobody else.
     const int64_t known = held_ + dead_;
@@ -99,7 +105,7 @@ void Broadcast::cover() {
 // Signals all threads of the last broadcast without looking whether they are still there.
 void Broadcast::tell_known() {
   Roster& roster = directory_.roster;
-  for (uint32_t slot = 0; slot < roster.size(); slot++) {
+  for (uint32_t slot = 0; slot < roster.size() && trouble_ == 0; slot++) {
     if (roster[slot].word.load(std::memory_order_relaxed) != record_word(epoch_, Answer::kCaller)) {
       tell(slot);
     }
@@ -129,8 +135,17 @@ bool Broadcast::tell_new() {
         if (roster[slot].answer() != Answer::kGone) found = true;
       },
       &sweep);
-  if (error != 0) trouble_ = error;
+  // Somebody closed the descriptor in this moment; the next count opens it anew.
+  if (error == EBADF || error == ENOTDIR) return false;
+  if (error != 0) {
+    trouble_ = error;
+    cannot_list();
+  }
   return sweep.found;
+}
+
+void Broadcast::cannot_list() {
+  Message().call(call_.nr).text(": cannot list the threads: ").result(-trouble_).print();
 }
 
 void Broadcast::tell(uint32_t slot) {
@@ -182,25 +197,25 @@ bool Broadcast::queue_signal(uint32_t slot) {
   return true;
 }
 
-// Takes an unanswered record back from its thread. False: it has answered after all.
-bool Broadcast::settle(uint32_t slot, Answer how) {
-  Record& record = directory_.roster[slot];
-  if (!record.move(epoch_, Answer::kPending, how) && !record.move(epoch_, Answer::kRunning, how)) {
-    return false;
+// Takes an unanswered record back from its thread, and tells how far that was. kIdle: it has
+// answered after all.
+Answer Broadcast::settle(uint32_t slot, Answer how) {
+  for (const Answer was : {Answer::kPending, Answer::kRunning, Answer::kWriting}) {
+    if (!directory_.roster[slot].move(epoch_, was, how)) continue;
+    shared_.pending.fetch_sub(1, std::memory_order_acq_rel);
+    return was;
   }
-  shared_.pending.fetch_sub(1, std::memory_order_acq_rel);
-  return true;
+  return Answer::kIdle;
 }
 
 void Broadcast::wait_for_answers() {
   timespec timeout = {.tv_sec = 0, .tv_nsec = kNsPerMs};
-  for (int yields = kCallerYields;
-       yields > 0 && shared_.pending.load(std::memory_order_acquire) != 0; yields--) {
+  for (int yields = kCallerYields; yields > 0 && pending() != 0; yields--) {
     raw_syscall(SYS_sched_yield).ignore();
   }
   for (uint32_t round = 0;;) {
     uint32_t pending = shared_.pending.load(std::memory_order_acquire);
-    if ((pending & ~kCallerSleeps) == 0) break;
+    if ((pending & kPendingCount) == 0) break;
     if ((pending & kCallerSleeps) == 0 &&
         !shared_.pending.compare_exchange_strong(pending, pending | kCallerSleeps)) {
       continue;
@@ -211,7 +226,7 @@ void Broadcast::wait_for_answers() {
     if (timeout.tv_nsec < 64 * kNsPerMs) timeout.tv_nsec *= 2;
     if (is_late()) return give_up();
   }
-  shared_.pending.store(0, std::memory_order_relaxed);
+  shared_.pending.store(pending_tag(epoch_), std::memory_order_relaxed);
 }
 
 // Somebody has not answered for a while: is it still there, and did it get the signal?
@@ -222,7 +237,7 @@ void Broadcast::look_after_late(uint32_t round) {
   for (uint32_t slot = 0; slot < roster.size(); slot++) {
     if (!is_unanswered(roster[slot].answer())) continue;
     const int32_t tid = roster[slot].tid.load(std::memory_order_relaxed);
-    if (!raw_syscall(SYS_tgkill, pid_, tid, 0).ok()) {
+    if (!exists(pid_, tid)) {
       if (guarded(Guard::kGone)) settle(slot, Answer::kGone);
       continue;
     }
@@ -231,7 +246,8 @@ void Broadcast::look_after_late(uint32_t round) {
     if (tid == pid_ || round >= 4) {
       const char run_state = directory_.source.run_state(tid);
       if ((run_state == 'Z' || run_state == 'X') && guarded(Guard::kZombie)) {
-        if (settle(slot, Answer::kDead) && tid == pid_) directory_.leader_is_dead = true;
+        const bool settled = settle(slot, Answer::kDead) != Answer::kIdle;
+        if (settled && tid == pid_) directory_.leader_is_dead = true;
         continue;
       }
     }
@@ -243,7 +259,8 @@ void Broadcast::give_up() {
   Roster& roster = directory_.roster;
   uint32_t named = 0;
   for (uint32_t slot = 0; slot < roster.size(); slot++) {
-    if (!settle(slot, Answer::kAbandoned)) continue;
+    const Answer was = settle(slot, Answer::kAbandoned);
+    if (was == Answer::kIdle) continue;
     trouble_ = ETIMEDOUT;
     if (named++ >= kThreadsNamed) continue;
     const int32_t tid = roster[slot].tid.load(std::memory_order_relaxed);
@@ -260,23 +277,20 @@ void Broadcast::give_up() {
         .text(run_state)
         .text(") did not answer within ")
         .number(settings_.deadline_ms.load())
-        .text(" ms and has not made the call")
+        .text(was == Answer::kPending ? " ms and has not made the call" : " ms: it is in the call")
         .print();
   }
   if (named > kThreadsNamed) {
     Message().call(call_.nr).text(": nor did ").number(named - kThreadsNamed).text(" more").print();
   }
-  // What is left is on its last few instructions (kWriting).
-  while ((shared_.pending.load(std::memory_order_acquire) & ~kCallerSleeps) != 0) sleep_ns(10'000);
-  shared_.pending.store(0, std::memory_order_relaxed);
 }
 
 // Whether nobody has answered for as long as the deadline.
 bool Broadcast::is_late() {
   const int64_t now = now_ns();
-  const uint32_t pending = shared_.pending.load(std::memory_order_relaxed) & ~kCallerSleeps;
-  if (progress_ns_ == 0 || pending < pending_then_) progress_ns_ = now;
-  pending_then_ = pending;
+  const uint32_t unanswered = pending();
+  if (progress_ns_ == 0 || unanswered < pending_then_) progress_ns_ = now;
+  pending_then_ = unanswered;
   return guarded(Guard::kDeadline) &&
          now - progress_ns_ >= static_cast<int64_t>(settings_.deadline_ms.load()) * kNsPerMs;
 }
@@ -286,8 +300,13 @@ void Broadcast::tally() {
   Roster& roster = directory_.roster;
   bool leader_listed = false;
   for (uint32_t slot = 0; slot < roster.size(); slot++) {
-    const Answer answer = roster[slot].answer();
-    switch (answer) {
+    const uint64_t word = roster[slot].word.load(std::memory_order_acquire);
+    // Not asked, when this broadcast ended early: what is there was an answer to another.
+    if (epoch_of(word) != epoch_) {
+      missing_++;
+      continue;
+    }
+    switch (answer_of(word)) {
       case Answer::kDiffers:
         differing_++;
         [[fallthrough]];
@@ -299,7 +318,7 @@ void Broadcast::tally() {
         // A leader is listed as long as the process lives; others until their tracer lets go.
         const int32_t tid = roster[slot].tid.load(std::memory_order_relaxed);
         leader_listed |= tid == pid_;
-        if (tid == pid_ || raw_syscall(SYS_tgkill, pid_, tid, 0).ok()) dead_++;
+        if (tid == pid_ || exists(pid_, tid)) dead_++;
       }
         [[fallthrough]];
       default:
@@ -310,6 +329,13 @@ void Broadcast::tally() {
 }
 
 int Broadcast::finish() {
+  // Whatever went wrong: nobody makes the call once its caller is gone, and nobody reads it any
+  // more when the next broadcast writes its own.
+  if (trouble_ != 0) {
+    for (uint32_t slot = 0; slot < directory_.roster.size(); slot++) {
+      settle(slot, Answer::kAbandoned);
+    }
+  }
   tally();
   const Mismatch what = settings_.mismatch.load();
   if (differing_ != 0 && what != Mismatch::kIgnore) report_differences(what);
@@ -323,7 +349,8 @@ void Broadcast::report_differences(Mismatch what) {
   Roster& roster = directory_.roster;
   uint32_t named = 0;
   for (uint32_t slot = 0; slot < roster.size(); slot++) {
-    if (roster[slot].answer() != Answer::kDiffers || named++ >= kThreadsNamed) continue;
+    const uint64_t word = roster[slot].word.load(std::memory_order_acquire);
+    if (word != record_word(epoch_, Answer::kDiffers) || named++ >= kThreadsNamed) continue;
     const int32_t tid = roster[slot].tid.load(std::memory_order_relaxed);
     char name[32];
     directory_.source.name(tid, name, sizeof(name));

@@ -54,18 +54,21 @@ class Broadcast {
   uint32_t held() const { return held_; }
 
  private:
+  uint32_t pending() const {
+    return shared_.pending.load(std::memory_order_acquire) & kPendingCount;
+  }
   void tell(uint32_t slot);
   bool queue_signal(uint32_t slot);
   void tell_known();
   bool tell_new();  // whether there were any
+  void cannot_list();
   void wait_for_answers();
-  bool settle(uint32_t slot, Answer how);
+  Answer settle(uint32_t slot, Answer how);
   void look_after_late(uint32_t round);
   void give_up();
   void tally();
   void report_differences(Mismatch what);
   [[noreturn]] void end_process();
-  void progress();
   bool is_late();
 
   BroadcastState& shared_;

@@ -11,7 +11,7 @@
 //
 //   idle -> pending -> running -> done              same result as the caller
 //              |          |   `-> writing -> differs
-//              |          `-> abandoned (deadline)
+//              |          `-> abandoned (deadline; also from writing)
 //              `-> gone (exited), dead (zombie), abandoned (deadline)
 //
 // pending->running and running->... belong to the thread, the moves to gone, dead and abandoned to
@@ -43,6 +43,9 @@ constexpr uint64_t record_word(uint32_t epoch, Answer answer) {
   return static_cast<uint64_t>(epoch) << 8 | static_cast<uint64_t>(answer);
 }
 
+constexpr uint32_t epoch_of(uint64_t word) { return static_cast<uint32_t>(word >> 8); }
+constexpr Answer answer_of(uint64_t word) { return static_cast<Answer>(word & 0xff); }
+
 struct alignas(64) Record {
   std::atomic<uint64_t> word;   // epoch and Answer
   std::atomic<int32_t> tid;     // written by the caller of a broadcast
@@ -50,7 +53,7 @@ struct alignas(64) Record {
 
   // Always inlined: in the handler they must not be a sanitizer's copies.
   __attribute__((always_inline)) Answer answer() const {
-    return static_cast<Answer>(word.load(std::memory_order_acquire) & 0xff);
+    return answer_of(word.load(std::memory_order_acquire));
   }
   __attribute__((always_inline)) bool move(uint32_t epoch, Answer from, Answer to) {
     uint64_t expected = record_word(epoch, from);
@@ -74,13 +77,18 @@ struct BroadcastState {
   std::atomic<uint32_t> lock;      // QueueLock's word
   std::atomic<uint32_t> epoch;     // number of the broadcast, never 0 while one runs
   std::atomic<uint32_t> released;  // the last epoch whose threads may leave the handler; futex
-  std::atomic<uint32_t> pending;   // records in kPending or kRunning, and kCallerSleeps; futex
+  std::atomic<uint32_t> pending;   // kCallerSleeps, pending_tag(), unanswered records; futex
   std::atomic<uint32_t> sleepers;  // threads that wait for `released` in the kernel
   std::atomic<int64_t> first_result;
   std::atomic<int64_t> nr;
   std::atomic<int64_t> args[6];
 };
 inline constexpr uint32_t kCallerSleeps = 1U << 31;
+inline constexpr uint32_t kPendingCount = (1U << 23) - 1;
+static_assert(kRecordsPerChunk * kChunks <= kPendingCount);
+// Bits of the epoch: a thread that a tracer stops between its answer and its subtraction must not
+// subtract from the next broadcast's count.
+constexpr uint32_t pending_tag(uint32_t epoch) { return epoch << 23 & ~kCallerSleeps; }
 
 // How often to let others run by sched_yield(2) before sleeping: the caller, and a held thread.
 // What is waited for is usually just that the others get the processor, and a sleep with its

@@ -126,9 +126,13 @@ void answer(BroadcastState& shared, uint32_t epoch, uint32_t slot) {
   } else {
     if (!record->move(epoch, Answer::kRunning, Answer::kWriting)) return;
     record->result.store(result, std::memory_order_relaxed);
-    record->word.store(record_word(epoch, Answer::kDiffers), std::memory_order_release);
+    if (!record->move(epoch, Answer::kWriting, Answer::kDiffers)) return;
   }
-  if (shared.pending.fetch_sub(1, std::memory_order_acq_rel) == (kCallerSleeps | 1)) {
+  uint32_t pending = shared.pending.load(std::memory_order_relaxed);
+  do {
+    if ((pending & ~(kCallerSleeps | kPendingCount)) != pending_tag(epoch)) return;
+  } while (!shared.pending.compare_exchange_weak(pending, pending - 1, std::memory_order_acq_rel));
+  if ((pending & kCallerSleeps) != 0 && (pending & kPendingCount) == 1) {
     futex_wake(shared.pending, 1);
   }
   if (!guarded(Guard::kHold)) return;

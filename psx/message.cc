@@ -21,7 +21,7 @@ constexpr Name kErrors[] = {
     {EPERM, "EPERM"},         {ESRCH, "ESRCH"},   {EINTR, "EINTR"},   {EBADF, "EBADF"},
     {EAGAIN, "EAGAIN"},       {ENOMEM, "ENOMEM"}, {EACCES, "EACCES"}, {EFAULT, "EFAULT"},
     {EBUSY, "EBUSY"},         {ENOENT, "ENOENT"}, {EINVAL, "EINVAL"}, {ENOSYS, "ENOSYS"},
-    {ETIMEDOUT, "ETIMEDOUT"},
+    {ETIMEDOUT, "ETIMEDOUT"}, {EMFILE, "EMFILE"}, {ENFILE, "ENFILE"}, {ENOTDIR, "ENOTDIR"},
 };
 
 constexpr Name kCalls[] = {

@@ -128,13 +128,14 @@ Outcome broadcast(const Call& call, const host::RawResult* first) {
   MaskedSignals masked;
   BroadcastState* shared = shared_state();
   if (shared == nullptr) return failed(ENOMEM);
-  QueueLock lock(shared->lock);
   const auto pid = static_cast<int32_t>(raw_syscall(SYS_getpid).value());
   const auto tid = static_cast<int32_t>(raw_syscall(SYS_gettid).value());
   // The state is another process's that has this memory too. A child of vfork(2) has one thread and
-  // leaves everything as it was.
+  // leaves everything as it was. It does not queue either: a broadcast of its parent's waits for
+  // the thread that waits for this child.
   const int32_t owner = shared->pid.load(std::memory_order_relaxed);
   if (owner != 0 && owner != pid && first == nullptr && is_alone()) return outcome_of(call.make());
+  QueueLock lock(shared->lock);
   adopt_state(*shared, pid);
   // All that can fail comes before the call.
   int error = directory.source.open(pid);

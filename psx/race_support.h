@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -228,18 +229,31 @@ inline pthread_t start(void* (*body)(void*), void* argument = nullptr) {
   return thread;
 }
 
-// From here on the calling thread's filter ends the process if it sees the call.
-inline void kill_on(int nr) {
-  sock_filter program[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(nr), 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+// From here on the calling thread's filter does `action` when it sees the call; `second`: only if
+// this is the call's second argument.
+inline void filter_on(int nr, uint32_t action, int second = -1) {
+  std::vector<sock_filter> program = {
+      BPF_STMT(BPF_RET | BPF_K, action),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
-  sock_fprog filter = {4, program};
+  const auto only_if = [&](size_t field, int value) {
+    const auto rest = static_cast<uint8_t>(program.size() - 1);
+    const sock_filter test[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, static_cast<uint32_t>(field)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(value), 0, rest),
+    };
+    program.insert(program.begin(), test, test + 2);
+  };
+  if (second >= 0) only_if(offsetof(seccomp_data, args[1]), second);
+  only_if(offsetof(seccomp_data, nr), nr);
+  const sock_fprog filter = {static_cast<uint16_t>(program.size()), program.data()};
   REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
   REQUIRE(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0);
 }
+inline void refuse(int nr, int error, int second = -1) {
+  filter_on(nr, SECCOMP_RET_ERRNO | static_cast<uint32_t>(error), second);
+}
+inline void kill_on(int nr) { filter_on(nr, SECCOMP_RET_KILL_PROCESS); }
 
 // A field of /proc/self/task/<tid>/status.
 inline std::string status_field(const std::string& tid, const std::string& field) {

@@ -172,7 +172,8 @@ char ThreadSource::run_state(int32_t tid) {
   // Where our own numbers are not the names, the leader alone has another.
   if (translate_ && tid != pid_) {
     // A signal to nobody tells whether it exists.
-    return raw_syscall(SYS_tgkill, pid_, tid, 0).ok() ? '?' : '\0';
+    auto asked = raw_syscall(SYS_tgkill, pid_, tid, 0);
+    return asked.ok() || asked.error().value() != ESRCH ? '?' : '\0';
   }
   char stat[512];
   const long length = translate_ ? read_file(proc_, "self/stat", stat, sizeof(stat))

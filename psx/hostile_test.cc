@@ -1,0 +1,157 @@
+// What if the surroundings refuse or end what a broadcast needs: filters, calls that block,
+// children that share our memory.
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include "psx/race_support.h"
+
+namespace caisson::psx::testing {
+namespace {
+
+constexpr uint64_t kAllSignals = ~uint64_t{0};
+
+// A thread that hears no signal until it is told to, and then says what its mark is.
+class Deaf {
+ public:
+  Deaf() : thread_(start(&Deaf::body, this)) {
+    while (tid_ == 0) usleep(100);
+  }
+  ~Deaf() { hear(); }
+  unsigned long hear() {
+    if (!may_hear_.exchange(true)) pthread_join(thread_, nullptr);
+    return mark_;
+  }
+
+ private:
+  static void* body(void* deaf) {
+    auto* self = static_cast<Deaf*>(deaf);
+    const uint64_t none = 0;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &kAllSignals, nullptr, 8);
+    self->tid_ = static_cast<int>(syscall(SYS_gettid));
+    while (!self->may_hear_) usleep(100);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, 8);
+    self->mark_ = own_mark();
+    return nullptr;
+  }
+
+  std::atomic<int> tid_{0};
+  std::atomic<bool> may_hear_{false};
+  unsigned long mark_ = ~0UL;
+  pthread_t thread_;
+};
+
+// A refusal to answer whether a thread exists is no sign that it does not.
+TEST(PsxHostile, TgkillRefused) {
+  EXPECT_PASSES(run(
+      [] {
+        Deaf deaf;
+        Crew crew(2);
+        refuse(SYS_tgkill, EPERM);
+        set_deadline_ms(500);
+        REQUIRE(broadcast_mark(1).error == ETIMEDOUT);
+        REQUIRE(crew.count_unlike(mark(1)) == 0 && deaf.hear() == mark(0));
+        set_deadline_ms(patience_ms());
+        REQUIRE(broadcast_mark(2).ok() && crew.count_unlike(mark(2)) == 0);
+      },
+      10));
+}
+
+TEST(PsxHostile, ListingRefused) {
+  const Report report = run(
+      [] {
+        Crew crew(2);
+        REQUIRE(broadcast_mark(1).ok());
+        refuse(SYS_getdents64, EPERM);
+        REQUIRE(broadcast_mark(2).ok());  // nobody is new
+        Crew more(1);
+        REQUIRE(broadcast_mark(3).error == EPERM);
+      },
+      10);
+  EXPECT_PASSES(report);
+  EXPECT_NE(report.errors.find(": cannot list the threads: -1 (EPERM)\n"), std::string::npos)
+      << report.errors;
+}
+
+// Who has its signal but has not looked at it when a broadcast fails does not make the call later.
+TEST(PsxHostile, NobodyMakesAFailedCallLater) {
+  EXPECT_PASSES(run(
+      [] {
+        Deaf deaf;  // the first in the list
+        std::atomic<int> tid{0};
+        start(
+            [](void* where) -> void* {
+              *static_cast<std::atomic<int>*>(where) = static_cast<int>(syscall(SYS_gettid));
+              for (;;) pause();
+            },
+            &tid);
+        while (tid == 0) usleep(100);
+        refuse(SYS_rt_tgsigqueueinfo, EPERM, tid);
+        REQUIRE(broadcast_mark(1).error == EPERM);
+        REQUIRE(own_mark() == mark(1) && deaf.hear() == mark(0));
+      },
+      10));
+}
+
+// Only the caller finds a byte in the pipe.
+TEST(PsxHostile, CallThatBlocksElsewhere) {
+  const Report report = run(
+      [] {
+        Crew crew(1);
+        int ends[2];
+        char byte = 0;
+        REQUIRE(broadcast_mark(1).ok() && pipe(ends) == 0 && write(ends[1], &byte, 1) == 1);
+        set_deadline_ms(500);
+        const auto in = static_cast<uintptr_t>(ends[0]);
+        REQUIRE(syscall3(SYS_read, in, reinterpret_cast<uintptr_t>(&byte), 1).error == ETIMEDOUT);
+        REQUIRE(write(ends[1], &byte, 1) == 1);
+        set_deadline_ms(patience_ms());
+        REQUIRE(broadcast_mark(2).ok() && crew.count_unlike(mark(2)) == 0);
+      },
+      10);
+  EXPECT_PASSES(report);
+  EXPECT_NE(report.errors.find("did not answer within 500 ms: it is in the call\n"),
+            std::string::npos)
+      << report.errors;
+}
+
+#ifndef CAISSON_SANITIZED  // what runs in a vfork child must not be instrumented
+
+std::atomic<bool> children_done{false};
+
+int vfork_child(void*) {
+  const bool right = broadcast_mark(0).ok();
+  syscall(SYS_exit, right ? 0 : 1);
+  return 1;
+}
+
+void* makes_vfork_children(void*) {
+  alignas(16) static char stack[64 * 1024];
+  for (int n = 0; n < 200; n++) {
+    const pid_t child =
+        clone(vfork_child, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, nullptr);
+    int status = 1;
+    REQUIRE(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+  }
+  children_done = true;
+  return nullptr;
+}
+
+// The broadcast waits for the thread that waits for a child that makes a call as well.
+TEST(PsxHostile, VforkChildCallsMeanwhile) {
+  EXPECT_PASSES(run(
+      [] {
+        Crew crew(2);
+        REQUIRE(broadcast_mark(1).ok());
+        start(makes_vfork_children);
+        for (unsigned n = 2; !children_done; n++) {
+          REQUIRE(broadcast_mark(n).ok());
+          usleep(n % 64);
+        }
+      },
+      30));
+}
+
+#endif
+
+}  // namespace
+}  // namespace caisson::psx::testing
