@@ -17,6 +17,7 @@ using host::raw_syscall;
 namespace {
 
 constexpr int64_t kNsPerMs = 1'000'000;
+constexpr uint32_t kFewLate = 16;      // so many are looked at in /proc at once
 constexpr uint32_t kThreadsNamed = 8;  // in messages; of the others the number is given
 
 int64_t now_ns() {
@@ -106,7 +107,12 @@ void Broadcast::cover() {
 void Broadcast::tell_known() {
   Roster& roster = directory_.roster;
   for (uint32_t slot = 0; slot < roster.size() && trouble_ == 0; slot++) {
-    if (roster[slot].word.load(std::memory_order_relaxed) != record_word(epoch_, Answer::kCaller)) {
+    Record& record = roster[slot];
+    const uint64_t word = record.word.load(std::memory_order_relaxed);
+    if (word == record_word(epoch_, Answer::kCaller)) continue;
+    if (answer_of(word) == Answer::kKernelWorker) {  // a signal would stay in its queue
+      record.word.store(record_word(epoch_, Answer::kKernelWorker), std::memory_order_relaxed);
+    } else {
       tell(slot);
     }
   }
@@ -233,6 +239,7 @@ void Broadcast::wait_for_answers() {
 void Broadcast::look_after_late(uint32_t round) {
   const bool again = round >= 8 && (round & (round - 1)) == 0;
   if (again) install_handler();  // somebody may have replaced it
+  const bool few = pending() <= kFewLate;
   Roster& roster = directory_.roster;
   for (uint32_t slot = 0; slot < roster.size(); slot++) {
     if (!is_unanswered(roster[slot].answer())) continue;
@@ -242,12 +249,16 @@ void Broadcast::look_after_late(uint32_t round) {
       continue;
     }
     // A zombie takes signals and never answers. Leaders become one when they exit before the
-    // others, other threads only under a tracer.
-    if (tid == pid_ || round >= 4) {
-      const char run_state = directory_.source.run_state(tid);
-      if ((run_state == 'Z' || run_state == 'X') && guarded(Guard::kZombie)) {
+    // others, other threads only under a tracer. Neither do the kernel's workers answer.
+    if (tid == pid_ || few || round >= 4) {
+      const ThreadSource::Thread thread = directory_.source.look_at(tid);
+      if ((thread.state == 'Z' || thread.state == 'X') && guarded(Guard::kZombie)) {
         const bool settled = settle(slot, Answer::kDead) != Answer::kIdle;
         if (settled && tid == pid_) directory_.leader_is_dead = true;
+        continue;
+      }
+      if (thread.is_kernel_worker) {
+        settle(slot, Answer::kKernelWorker);
         continue;
       }
     }
@@ -266,7 +277,7 @@ void Broadcast::give_up() {
     const int32_t tid = roster[slot].tid.load(std::memory_order_relaxed);
     char name[32];
     directory_.source.name(tid, name, sizeof(name));
-    const char run_state[2] = {directory_.source.run_state(tid), '\0'};
+    const char run_state[2] = {directory_.source.look_at(tid).state, '\0'};
     Message()
         .call(call_.nr)
         .text(": thread ")
@@ -300,7 +311,8 @@ void Broadcast::tally() {
   Roster& roster = directory_.roster;
   bool leader_listed = false;
   for (uint32_t slot = 0; slot < roster.size(); slot++) {
-    const uint64_t word = roster[slot].word.load(std::memory_order_acquire);
+    Record& record = roster[slot];
+    const uint64_t word = record.word.load(std::memory_order_acquire);
     // Not asked, when this broadcast ended early: what is there was an answer to another.
     if (epoch_of(word) != epoch_) {
       missing_++;
@@ -314,9 +326,18 @@ void Broadcast::tally() {
       case Answer::kCaller:
         held_++;
         break;
+      case Answer::kKernelWorker:
+        // After the count: were its number a new thread's by now, that one would be missing.
+        if (directory_.source.look_at(record.tid.load()).is_kernel_worker) {
+          dead_++;
+        } else {
+          record.word.store(record_word(epoch_, Answer::kGone), std::memory_order_relaxed);
+          missing_++;
+        }
+        break;
       case Answer::kDead: {
         // A leader is listed as long as the process lives; others until their tracer lets go.
-        const int32_t tid = roster[slot].tid.load(std::memory_order_relaxed);
+        const int32_t tid = record.tid.load(std::memory_order_relaxed);
         leader_listed |= tid == pid_;
         if (tid == pid_ || exists(pid_, tid)) dead_++;
       }

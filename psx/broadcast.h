@@ -79,7 +79,7 @@ class Broadcast {
   const int32_t tid_;
   uint32_t epoch_ = 0;
   uint32_t held_ = 1;
-  uint32_t dead_ = 0;
+  uint32_t dead_ = 0;  // counted by the kernel, but nothing to wait for
   uint32_t missing_ = 0;
   uint32_t differing_ = 0;
   int trouble_ = 0;

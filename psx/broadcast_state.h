@@ -12,10 +12,10 @@
 //   idle -> pending -> running -> done              same result as the caller
 //              |          |   `-> writing -> differs
 //              |          `-> abandoned (deadline; also from writing)
-//              `-> gone (exited), dead (zombie), abandoned (deadline)
+//              `-> gone (exited), dead (zombie), kernel worker, abandoned (deadline)
 //
-// pending->running and running->... belong to the thread, the moves to gone, dead and abandoned to
-// the caller; each is a compare-and-swap, so exactly one side wins.
+// pending->running and running->... belong to the thread, the other moves to the caller; each is a
+// compare-and-swap, so exactly one side wins. A kernel worker stays one in the next broadcast.
 #pragma once
 
 #include <atomic>
@@ -36,6 +36,7 @@ enum class Answer : uint8_t {
   kDiffers,
   kGone,
   kDead,
+  kKernelWorker,
   kAbandoned,
 };
 

@@ -1,7 +1,10 @@
 // What if the surroundings refuse or end what a broadcast needs: filters, calls that block,
 // children that share our memory.
 #include <gtest/gtest.h>
+#include <linux/io_uring.h>
 #include <sched.h>
+
+#include <filesystem>
 
 #include "psx/race_support.h"
 
@@ -113,6 +116,37 @@ TEST(PsxHostile, CallThatBlocksElsewhere) {
   EXPECT_NE(report.errors.find("did not answer within 500 ms: it is in the call\n"),
             std::string::npos)
       << report.errors;
+}
+
+// The kernel's own threads in our process are listed and counted, but run no handler.
+TEST(PsxHostile, KernelWorkers) {
+  EXPECT_PASSES(run(
+      [] {
+        Crew crew(2);
+        REQUIRE(broadcast_mark(1).ok());
+        io_uring_params params = {};
+        params.flags = IORING_SETUP_SQPOLL;
+        const auto ring = static_cast<int>(syscall(SYS_io_uring_setup, 4, &params));
+        if (ring < 0) skip("no io_uring here");
+        std::string worker;  // it takes this name when it starts
+        while (worker.empty()) {
+          for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+            const std::string tid = task.path().filename();
+            if (status_field(tid, "Name").substr(0, 8) == "iou-sqp-") worker = tid;
+          }
+        }
+        REQUIRE(broadcast_mark(2).ok() && crew.count_unlike(mark(2)) == 0);
+        // Once known it gets no more signals; they would stay in its queue for ever.
+        refuse(SYS_rt_tgsigqueueinfo, EPERM, std::stoi(worker));
+        Crew more(2);
+        REQUIRE(broadcast_mark(3).ok());
+        REQUIRE(crew.count_unlike(mark(3)) == 0 && more.count_unlike(mark(3)) == 0);
+        close(ring);
+        while (access(("/proc/self/task/" + worker).c_str(), F_OK) == 0) usleep(100);
+        REQUIRE(broadcast_mark(4).ok());
+        REQUIRE(crew.count_unlike(mark(4)) == 0 && more.count_unlike(mark(4)) == 0);
+      },
+      20));
 }
 
 #ifndef CAISSON_SANITIZED  // what runs in a vfork child must not be instrumented

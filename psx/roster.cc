@@ -88,7 +88,8 @@ void Roster::drop_missing() {
     if (kept != slot) {
       Record& place = *record_at(kept);
       place.tid.store(record.tid.load(std::memory_order_relaxed), std::memory_order_relaxed);
-      place.word.store(record_word(0, Answer::kIdle), std::memory_order_relaxed);
+      const Answer lasting = answer == Answer::kKernelWorker ? answer : Answer::kIdle;
+      place.word.store(record_word(0, lasting), std::memory_order_relaxed);
     }
     kept++;
   }

@@ -168,21 +168,39 @@ int32_t ThreadSource::own_number(int32_t listed) {
   return -1;
 }
 
-char ThreadSource::run_state(int32_t tid) {
+ThreadSource::Thread ThreadSource::look_at(int32_t tid) {
   // Where our own numbers are not the names, the leader alone has another.
   if (translate_ && tid != pid_) {
     // A signal to nobody tells whether it exists.
     auto asked = raw_syscall(SYS_tgkill, pid_, tid, 0);
-    return asked.ok() || asked.error().value() != ESRCH ? '?' : '\0';
+    return {asked.ok() || asked.error().value() != ESRCH ? '?' : '\0', false};
   }
   char stat[512];
   const long length = translate_ ? read_file(proc_, "self/stat", stat, sizeof(stat))
                                  : read_file_of(tid, "stat", stat, sizeof(stat));
-  if (length < 0) return '\0';
-  for (long at = length - 1; at > 0; at--) {  // the name before it may contain anything
-    if (stat[at] == ')' && at + 2 < length) return stat[at + 2];
+  if (length < 0) return {'\0', false};
+  long at = length - 1;
+  while (at > 0 && stat[at] != ')') at--;  // the name before it may contain anything
+  if (at + 2 >= length) return {'?', false};
+  Thread thread = {stat[at + 2], false};
+  for (int fields = 0; at < length && fields < 7; at++) fields += stat[at] == ' ' ? 1 : 0;
+  uint32_t flags = 0;
+  for (; at < length && stat[at] >= '0' && stat[at] <= '9'; at++) {
+    flags = flags * 10 + static_cast<uint32_t>(stat[at] - '0');
   }
-  return '?';
+  thread.is_kernel_worker = (flags & kernel_worker_flags()) != 0;
+  return thread;
+}
+
+// PF_IO_WORKER and PF_USER_WORKER; the bits meant something else before these versions.
+uint32_t ThreadSource::kernel_worker_flags() {
+  char release[32];
+  const long length = read_file(proc_, "sys/kernel/osrelease", release, sizeof(release));
+  long dot = 0;
+  while (dot < length && release[dot] != '.') dot++;
+  if (dot >= length) return 0;
+  const int version = parse(release) * 1000 + parse(release + dot + 1);
+  return version >= 6004 ? 0x4010 : version >= 5012 ? 0x10 : 0;
 }
 
 void ThreadSource::name(int32_t tid, char* buffer, size_t size) {

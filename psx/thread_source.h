@@ -26,8 +26,11 @@ class ThreadSource {
   int count(int64_t* threads);
   // Calls each(tid, argument) for every thread listed, in this process's own numbers. 0 or errno.
   int sweep(void (*each)(int32_t tid, void* argument), void* argument);
-  // The state letter of proc(5) ('R', 'S', 'Z', ...), or 0 if there is no such thread.
-  char run_state(int32_t tid);
+  struct Thread {
+    char state;             // of proc(5): 'R', 'S', 'Z', ...; 0: there is no such thread
+    bool is_kernel_worker;  // io_uring's or vhost's: listed and counted, but it takes no signal
+  };
+  Thread look_at(int32_t tid);
   // The thread's name, or "?".
   void name(int32_t tid, char* buffer, size_t size);
 
@@ -42,6 +45,7 @@ class ThreadSource {
   };
 
   int32_t own_number(int32_t listed);
+  uint32_t kernel_worker_flags();
   long read_file(const Descriptor& place, const char* path, char* buffer, size_t size);
   long read_file_of(int32_t tid, const char* file, char* buffer, size_t size);
 
