@@ -392,17 +392,9 @@ void Broadcast::report_differences(Mismatch what) {
   if (named > kThreadsNamed) {
     Message().call(call_.nr).text(": so do ").number(named - kThreadsNamed).text(" more").print();
   }
-  if (what == Mismatch::kEndProcess) end_process();
-}
-
-void Broadcast::end_process() {
+  if (what != Mismatch::kEndProcess) return;
   Message().text("ending the process, its threads no longer have the same rights").print();
-  const uint64_t action[4] = {};  // SIG_DFL
-  raw_syscall(SYS_rt_sigaction, SIGSYS, raw_arg(action), 0, 8).ignore();
-  const uint64_t none = 0;
-  raw_syscall(SYS_tgkill, pid_, tid_, SIGSYS).ignore();
-  raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&none), 0, 8).ignore();
-  for (;;) raw_syscall(SYS_exit_group, 128 + SIGSYS).ignore();
+  end_process();
 }
 
 }  // namespace caisson::psx::internal

@@ -68,7 +68,6 @@ class Broadcast {
   void give_up();
   void tally();
   void report_differences(Mismatch what);
-  [[noreturn]] void end_process();
   bool is_late();
 
   BroadcastState& shared_;

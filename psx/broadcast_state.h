@@ -76,6 +76,7 @@ __attribute__((always_inline)) inline Record* record_at(uint32_t slot) {
 struct BroadcastState {
   std::atomic<int32_t> pid;        // whose state this is; 0: fresh, or wiped by fork
   std::atomic<uint32_t> lock;      // QueueLock's word
+  std::atomic<int32_t> caller;     // who has the lock; 0: nobody
   std::atomic<uint32_t> epoch;     // number of the broadcast, never 0 while one runs
   std::atomic<uint32_t> released;  // the last epoch whose threads may leave the handler; futex
   std::atomic<uint32_t> pending;   // kCallerSleeps, pending_tag(), unanswered records; futex
@@ -118,6 +119,19 @@ constexpr uint64_t signal_cookie(uint32_t epoch, uint32_t slot) {
 
 // Makes sure that our handler is the one for kSignal; remembers the one before. 0 or errno.
 int install_handler();
+
+// Whether the thread that has the lock is no more: a seccomp filter may kill one thread alone. What
+// it was at cannot be finished, and who is held would be held for ever. True for one who asks, who
+// is to end the process.
+bool caller_was_killed(BroadcastState& shared);
+inline constexpr char kCallerWasKilled[] =
+    "psx: a thread was killed amid its broadcast; ending the process, its threads may not have the "
+    "same rights\n";
+
+// Writes to standard error if that takes it within 0.1 s: who would empty its pipe may be held.
+void write_error(const char* text, size_t size);
+// By SIGSYS.
+[[noreturn]] void end_process();
 
 host::RawResult futex_wait(std::atomic<uint32_t>& word, uint32_t value, const void* timeout);
 void futex_wake(std::atomic<uint32_t>& word, int count);

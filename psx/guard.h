@@ -19,6 +19,7 @@ enum class Guard : uint32_t {
   kWipe,      // a fork's child does not inherit a broadcast in progress
   kChild,     // a fork's child does not look at its parent's threads
   kAskAfter,  // a lone caller asks after the call whether it still is
+  kOrphan,    // a caller that is killed leaves neither held threads nor a taken lock behind
   kChain,     // signals that are not ours go to the handler that was there before
 };
 

@@ -3,9 +3,12 @@
 // It runs anywhere: in malloc, in a thread without libc's TLS, on Go's signal stack. So it calls no
 // libc function, allocates nothing, takes no lock, touches neither errno nor TLS, and is compiled
 // without sanitizers.
+#include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "psx/broadcast_state.h"
 #include "psx/guard.h"
@@ -27,6 +30,33 @@ host::RawResult futex_wait(std::atomic<uint32_t>& word, uint32_t value, const vo
 
 void futex_wake(std::atomic<uint32_t>& word, int count) {
   raw_syscall(SYS_futex, raw_arg(&word), FUTEX_WAKE_PRIVATE, count).ignore();
+}
+
+bool caller_was_killed(BroadcastState& shared) {
+  int32_t caller = shared.caller.load();
+  if (caller <= 0 || !guarded(Guard::kOrphan)) return false;
+  auto asked = raw_syscall(SYS_tgkill, shared.pid.load(), caller, 0);
+  if (asked.ok() || asked.error().value() != ESRCH) return false;
+  // A caller takes its number back before it may exit.
+  return shared.caller.compare_exchange_strong(caller, -1);
+}
+
+void write_error(const char* text, size_t size) {
+  pollfd standard_error = {.fd = 2, .events = POLLOUT, .revents = 0};
+  timespec patience = {.tv_sec = 0, .tv_nsec = 100'000'000};
+  auto ready = raw_syscall(SYS_ppoll, raw_arg(&standard_error), 1, raw_arg(&patience), 0, 8);
+  if (ready.ok() && ready.value() == 0) return;
+  raw_syscall(SYS_write, 2, raw_arg(text), static_cast<long>(size)).ignore();
+}
+
+void end_process() {
+  const uint64_t action[4] = {};  // SIG_DFL
+  raw_syscall(SYS_rt_sigaction, SIGSYS, raw_arg(action), 0, 8).ignore();
+  const uint64_t none = 0;
+  raw_syscall(SYS_tgkill, raw_syscall(SYS_getpid).value(), raw_syscall(SYS_gettid).value(), SIGSYS)
+      .ignore();
+  raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw_arg(&none), 0, 8).ignore();
+  for (;;) raw_syscall(SYS_exit_group, 128 + SIGSYS).ignore();
 }
 
 namespace {
@@ -138,6 +168,8 @@ void answer(BroadcastState& shared, uint32_t epoch, uint32_t slot) {
   if (!guarded(Guard::kHold)) return;
   // A thread that ran on now could make a new one, which has the call's effect by inheritance and
   // would be told to make it again. Every signal is masked here.
+  constexpr uint32_t kWatchers = 8;  // some are enough, and the timer has its price
+  const timespec patience = {.tv_sec = 1, .tv_nsec = 0};
   int yields = kHeldYields;
   for (;;) {
     uint32_t released = shared.released.load(std::memory_order_acquire);
@@ -150,7 +182,11 @@ void answer(BroadcastState& shared, uint32_t epoch, uint32_t slot) {
     shared.sleepers.fetch_add(1, std::memory_order_seq_cst);
     released = shared.released.load(std::memory_order_seq_cst);
     if (static_cast<int32_t>(released - epoch) < 0) {
-      futex_wait(shared.released, released, nullptr).ignore();
+      auto waited = futex_wait(shared.released, released, slot < kWatchers ? &patience : nullptr);
+      if (!waited.ok() && waited.error().value() == ETIMEDOUT && caller_was_killed(shared)) {
+        write_error(kCallerWasKilled, sizeof(kCallerWasKilled) - 1);
+        end_process();
+      }
     }
     shared.sleepers.fetch_sub(1, std::memory_order_relaxed);
   }

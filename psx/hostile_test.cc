@@ -118,6 +118,46 @@ TEST(PsxHostile, CallThatBlocksElsewhere) {
       << report.errors;
 }
 
+// A filter that kills the thread alone: its broadcast cannot go on, and neither can who is held.
+std::atomic<bool> killed_soon{false};
+
+void caller_is_killed(int nr) {
+  Crew crew(2);
+  REQUIRE(broadcast_mark(1).ok());
+  start([](void*) -> void* {  // not known yet: the list is needed
+    for (;;) pause();
+  });
+  const pthread_t caller = start(
+      [](void* number) -> void* {
+        filter_on(static_cast<int>(reinterpret_cast<intptr_t>(number)), SECCOMP_RET_KILL_THREAD);
+        killed_soon = true;
+        (void)broadcast_mark(2);
+        _exit(1);
+      },
+      reinterpret_cast<void*>(intptr_t{nr}));
+  while (!killed_soon) usleep(100);
+  pthread_join(caller, nullptr);
+  (void)broadcast_mark(3);
+}
+
+TEST(PsxHostile, CallerKilled) {
+  for (const int nr : {SYS_getdents64, SYS_personality}) {
+    const Report report = run([nr] { caller_is_killed(nr); }, 20);
+    EXPECT_EQ(report.ending, Ending::kKilled);
+    EXPECT_EQ(report.signal, SIGSYS);
+    EXPECT_NE(report.errors.find("psx: a thread was killed amid its broadcast; ending the process"),
+              std::string::npos)
+        << report.errors;
+  }
+}
+TEST(PsxHostile, CallerKilledWithoutOrphan) {
+  SKIP_IF_SANITIZED();
+  for (const int nr : {SYS_getdents64, SYS_personality}) {
+    const Report report = run([nr] { caller_is_killed(nr); }, 3, {internal::Guard::kOrphan});
+    EXPECT_EQ(report.ending, Ending::kHang);
+  }
+}
+
 // The kernel's own threads in our process are listed and counted, but run no handler.
 TEST(PsxHostile, KernelWorkers) {
   EXPECT_PASSES(run(

@@ -1,11 +1,9 @@
 #include "psx/message.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <sys/syscall.h>
-#include <time.h>
 
-#include "host/raw_syscall.h"
+#include "psx/broadcast_state.h"
 
 namespace caisson::psx::internal {
 
@@ -75,14 +73,7 @@ void Message::print() {
   buffer_[length_] = '\0';
   line.text("psx: ").text(buffer_);
   line.buffer_[line.length_++] = '\n';
-  // All threads may be held: whoever would empty a full pipe cannot.
-  pollfd standard_error = {.fd = 2, .events = POLLOUT, .revents = 0};
-  timespec patience = {.tv_sec = 0, .tv_nsec = 100'000'000};
-  auto ready = host::raw_syscall(SYS_ppoll, host::raw_arg(&standard_error), 1,
-                                 host::raw_arg(&patience), 0, 8);
-  if (ready.ok() && ready.value() == 0) return;
-  host::raw_syscall(SYS_write, 2, host::raw_arg(line.buffer_), static_cast<long>(line.length_))
-      .ignore();
+  write_error(line.buffer_, line.length_);
 }
 
 }  // namespace caisson::psx::internal

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "psx/broadcast.h"
 #include "psx/guard.h"
@@ -58,23 +59,34 @@ BroadcastState* shared_state() {
 // waited for in a signal handler. 0 free, 1 taken, 2 taken and waited for.
 class QueueLock {
  public:
-  explicit QueueLock(std::atomic<uint32_t>& word) : word_(word) {
+  QueueLock(BroadcastState& shared, int32_t pid, int32_t tid) : shared_(shared) {
     if (!guarded(Guard::kQueue)) return;
     uint32_t seen = 0;
-    if (word_.compare_exchange_strong(seen, 1, std::memory_order_acquire)) return;
-    while (word_.exchange(2, std::memory_order_acquire) != 0) {
-      futex_wait(word_, 2, nullptr).ignore();
+    if (!shared_.lock.compare_exchange_strong(seen, 1, std::memory_order_acquire)) {
+      while (shared_.lock.exchange(2, std::memory_order_acquire) != 0) wait(pid);
     }
+    shared_.caller.store(tid);
   }
   ~QueueLock() {
     if (!guarded(Guard::kQueue)) return;
-    if (word_.exchange(0, std::memory_order_release) == 2) futex_wake(word_, 1);
+    shared_.caller.store(0);
+    if (shared_.lock.exchange(0, std::memory_order_release) == 2) futex_wake(shared_.lock, 1);
   }
   QueueLock(const QueueLock&) = delete;
   QueueLock& operator=(const QueueLock&) = delete;
 
  private:
-  std::atomic<uint32_t>& word_;
+  void wait(int32_t pid) {
+    const timespec patience = {.tv_sec = 1, .tv_nsec = 0};
+    auto waited = futex_wait(shared_.lock, 2, &patience);
+    if (waited.ok() || waited.error().value() != ETIMEDOUT) return;
+    // Another process with the same memory has threads that we do not see.
+    if (shared_.pid.load() != pid || !caller_was_killed(shared_)) return;
+    write_error(kCallerWasKilled, sizeof(kCallerWasKilled) - 1);
+    end_process();
+  }
+
+  BroadcastState& shared_;
 };
 
 // No handler runs on the caller meanwhile: it could ask for a broadcast itself and wait for its own
@@ -135,7 +147,7 @@ Outcome broadcast(const Call& call, const host::RawResult* first) {
   // the thread that waits for this child.
   const int32_t owner = shared->pid.load(std::memory_order_relaxed);
   if (owner != 0 && owner != pid && first == nullptr && is_alone()) return outcome_of(call.make());
-  QueueLock lock(shared->lock);
+  QueueLock lock(*shared, pid, tid);
   adopt_state(*shared, pid);
   // All that can fail comes before the call.
   int error = directory.source.open(pid);
@@ -206,8 +218,9 @@ int prepare() {
   internal::MaskedSignals masked;
   internal::BroadcastState* shared = internal::shared_state();
   if (shared == nullptr) return ENOMEM;
-  internal::QueueLock lock(shared->lock);
   const auto pid = static_cast<int32_t>(host::raw_syscall(SYS_getpid).value());
+  const auto tid = static_cast<int32_t>(host::raw_syscall(SYS_gettid).value());
+  internal::QueueLock lock(*shared, pid, tid);
   internal::adopt_state(*shared, pid);
   return internal::directory.source.open(pid);
 }
