@@ -1,8 +1,10 @@
 // What a broadcast promises, apart from races (race_test.cc).
 #include "psx/psx.h"
 
+#include <asm/prctl.h>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <limits.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -84,6 +86,19 @@ TEST(Psx, OtherThreadsDoMakeTheCall) {  // or the test before would prove nothin
 
 // ---- bad input ---------------------------------------------------------------------------------
 
+TEST(Psx, NumbersThatDoNotExist) {
+  const Report report = run(
+      [] {
+        Crew crew(1);
+        for (const long nr : {-1L, -4096L, 600L, 0x40000000L + 2000, 0x7fffffffL, LONG_MAX}) {
+          REQUIRE(syscall3(nr, 0, 0, 0).error == ENOSYS);
+        }
+      },
+      10);
+  EXPECT_PASSES(report);
+  EXPECT_EQ(report.errors, "");
+}
+
 TEST(Psx, RefusesWhatMakesNoSense) {
   const Report report = run(
       [] {
@@ -98,6 +113,10 @@ TEST(Psx, RefusesWhatMakesNoSense) {
               513 + kX32, 520 + kX32}) {
           REQUIRE(syscall3(static_cast<long>(nr), 0, 0, 0).error == EINVAL);
         }
+        for (const long nr : {long{SYS_pause}, long{SYS_rt_sigsuspend}}) {
+          REQUIRE(syscall3(nr, 0, 0, 0).error == EINVAL);
+        }
+        REQUIRE(syscall3(SYS_arch_prctl, ARCH_SET_FS, 0, 0).error == EINVAL);
         REQUIRE(syscall3(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0).error == EINVAL);
         REQUIRE(syscall3(SYS_seccomp, SECCOMP_SET_MODE_STRICT, 0, 0).error == EINVAL);
       },
@@ -110,7 +129,7 @@ TEST(Psx, RefusesWhatMakesNoSense) {
   for (size_t at = 0; (at = report.errors.find(" is refused: ", at)) != std::string::npos; at++) {
     messages++;
   }
-  EXPECT_EQ(messages, 21u) << report.errors;
+  EXPECT_EQ(messages, 24u) << report.errors;
 }
 
 // ---- results that differ -----------------------------------------------------------------------

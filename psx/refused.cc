@@ -1,5 +1,6 @@
 #include "psx/refused.h"
 
+#include <asm/prctl.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -16,7 +17,8 @@ constexpr char kCopies[] = "every thread would make a process or thread";
 constexpr char kFrame[] = "it would tear down the signal frame";
 constexpr char kUndone[] = "the return from the signal handler undoes it";
 constexpr char kOwn[] = "each thread has its own address for it";
-constexpr char kX32[] = "x32 calls of this number take other structures";
+constexpr char kOwnOfX32[] = "x32 calls of this number take other structures";
+constexpr char kMasked[] = "it waits for a signal, and all are masked meanwhile";
 constexpr char kStrict[] = "strict mode allows no further call, so no other thread could be told";
 
 struct Refusal {
@@ -37,6 +39,8 @@ constexpr Refusal kRefusals[] = {
     {SYS_restart_syscall, kFrame},
     {SYS_rt_sigprocmask, kUndone},
     {SYS_sigaltstack, kUndone},
+    {SYS_pause, kMasked},
+    {SYS_rt_sigsuspend, kMasked},
     {SYS_set_tid_address, kOwn},
     {SYS_set_robust_list, kOwn},
     {SYS_rseq, kOwn},
@@ -56,9 +60,13 @@ constexpr NumberSet kRefused = [] {
   return set;
 }();
 
-// The kernel looks at the low 32 bits only, and bit 30 selects the x32 names of the same calls.
-constexpr uint32_t kX32Bit = 0x40000000;
-uint32_t number_of(long nr) { return static_cast<uint32_t>(nr) & ~kX32Bit; }
+// The kernel looks at the low 32 bits only, and from here on are x32's numbers of the same calls.
+constexpr uint32_t kX32 = 0x40000000;
+constexpr uint32_t kX32End = kX32 + 1024;  // Linux 6.18 uses 548; more is ENOSYS
+uint32_t number_of(long nr) {
+  const auto number = static_cast<uint32_t>(nr);
+  return number >= kX32 && number < kX32End ? number - kX32 : number;
+}
 
 }  // namespace
 
@@ -76,7 +84,8 @@ const char* why_refused(long nr, long a1, long a2) {
     }
   }
   // x32 has numbers of its own from 512 on, execve and rt_sigreturn among them.
-  if ((static_cast<uint32_t>(nr) & kX32Bit) != 0 && number >= 512) return kX32;
+  if (static_cast<uint32_t>(nr) - kX32 == number && number >= 512) return kOwnOfX32;
+  if (number == SYS_arch_prctl && (a1 == ARCH_SET_FS || a1 == ARCH_SET_GS)) return kOwn;
   const bool strict_prctl =
       number == SYS_prctl && static_cast<int>(a1) == PR_SET_SECCOMP && a2 == SECCOMP_MODE_STRICT;
   const bool strict_seccomp =

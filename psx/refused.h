@@ -1,5 +1,5 @@
-// The calls that make no sense on all threads: they end, replace or copy what makes the call, or
-// their effect ends when the signal handler returns.
+// The calls that make no sense on all threads: they end, replace or copy what makes the call, their
+// effect ends when the signal handler returns, or every thread has its own argument for them.
 #pragma once
 
 namespace caisson::psx::internal {
