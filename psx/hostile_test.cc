@@ -158,6 +158,27 @@ TEST(PsxHostile, CallerKilledWithoutOrphan) {
   }
 }
 
+// A handler of our signal runs on the caller amid its broadcast; here the call itself brings it.
+std::atomic<int> broadcasts_within{0};
+
+TEST(PsxHostile, BroadcastWithinABroadcast) {
+  EXPECT_PASSES(run(
+      [] {
+        Crew crew(2);
+        KernelSigaction action = {};  // glibc's, as the restorer to go with ours
+        syscall(SYS_rt_sigaction, 33, nullptr, &action, 8);
+        action.handler = [](int, siginfo_t*, void*) {
+          REQUIRE(broadcast_mark(1).error == EDEADLK && prepare() == EDEADLK);
+          broadcasts_within++;
+        };
+        syscall(SYS_rt_sigaction, 33, &action, nullptr, 8);
+        const auto self = static_cast<uintptr_t>(getpid());
+        REQUIRE(syscall3(SYS_tgkill, self, self, 33).ok());
+        REQUIRE(broadcasts_within > 0);
+      },
+      10));
+}
+
 // The kernel's own threads in our process are listed and counted, but run no handler.
 TEST(PsxHostile, KernelWorkers) {
   EXPECT_PASSES(run(

@@ -61,8 +61,8 @@ class QueueLock {
  public:
   QueueLock(BroadcastState& shared, int32_t pid, int32_t tid) : shared_(shared) {
     if (!guarded(Guard::kQueue)) return;
-    uint32_t seen = 0;
-    if (!shared_.lock.compare_exchange_strong(seen, 1, std::memory_order_acquire)) {
+    uint32_t free = 0;
+    if (!shared_.lock.compare_exchange_strong(free, 1, std::memory_order_acquire)) {
       while (shared_.lock.exchange(2, std::memory_order_acquire) != 0) wait(pid);
     }
     shared_.caller.store(tid);
@@ -88,6 +88,12 @@ class QueueLock {
 
   BroadcastState& shared_;
 };
+
+// In a handler of kSignal, which alone is open amid a broadcast.
+bool waits_for_itself(const BroadcastState& shared, int32_t pid, int32_t tid) {
+  return shared.caller.load(std::memory_order_relaxed) == tid &&
+         shared.pid.load(std::memory_order_relaxed) == pid;
+}
 
 // No handler runs on the caller meanwhile: it could ask for a broadcast itself and wait for its own
 // thread. kSignal stays open, because another caller's broadcast may come first, and glibc's.
@@ -147,6 +153,7 @@ Outcome broadcast(const Call& call, const host::RawResult* first) {
   // the thread that waits for this child.
   const int32_t owner = shared->pid.load(std::memory_order_relaxed);
   if (owner != 0 && owner != pid && first == nullptr && is_alone()) return outcome_of(call.make());
+  if (waits_for_itself(*shared, pid, tid)) return failed(EDEADLK);
   QueueLock lock(*shared, pid, tid);
   adopt_state(*shared, pid);
   // All that can fail comes before the call.
@@ -220,6 +227,7 @@ int prepare() {
   if (shared == nullptr) return ENOMEM;
   const auto pid = static_cast<int32_t>(host::raw_syscall(SYS_getpid).value());
   const auto tid = static_cast<int32_t>(host::raw_syscall(SYS_gettid).value());
+  if (internal::waits_for_itself(*shared, pid, tid)) return EDEADLK;
   internal::QueueLock lock(*shared, pid, tid);
   internal::adopt_state(*shared, pid);
   return internal::directory.source.open(pid);

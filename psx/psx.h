@@ -9,7 +9,8 @@
 // There is one broadcast at a time in a process; callers queue on a lock inside. The functions may
 // be called from any thread, also in a signal handler and in a child after fork. This header needs
 // nothing else of Caisson; the C interface with libcap's names is sys/psx_syscall.h. psx/README.md
-// lists the system calls made, what threads notice (EINTR), and the limits.
+// in the sources lists the system calls made, what threads notice (EINTR), and the limits. Pointers
+// in arguments must stay valid until the function returns; every thread uses the same.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +20,13 @@ namespace caisson::psx {
 
 // The caller's result. On success r1 and r2 both hold it and error is 0; on failure both are
 // UINTPTR_MAX and error is an errno(3) value. Beside the call's own errors: EINVAL (a call that
-// makes no sense on all threads, see refused.h), ETIMEDOUT (a thread did not answer before the
-// deadline; a line on standard error names it), ENOENT or the like (no usable /proc), ENOMEM,
-// EAGAIN (RLIMIT_SIGPENDING leaves no room for a signal). After all of these but EINVAL some
-// threads may have made the call and some not: a program that drops privileges must not go on.
+// makes no sense on all threads: it ends, replaces or copies a thread or the process, waits for a
+// signal, or sets what is each thread's own; a line on standard error says which), EDEADLK (asked
+// for by a handler of signal 33 amid the same thread's broadcast), ETIMEDOUT (a thread did not
+// answer before the deadline; a line names it), ENOENT, EMFILE or the like (no usable /proc or no
+// descriptor), ENOMEM, EAGAIN (RLIMIT_SIGPENDING leaves no room for a signal), and what a seccomp
+// filter answers. After all of these but EINVAL and EDEADLK some threads may have made the call and
+// some not: a program that drops privileges must not go on.
 struct Outcome {
   uintptr_t r1;
   uintptr_t r2;
@@ -41,7 +45,8 @@ enum class Mismatch { kIgnore = 0, kWarn = 1, kEndProcess = 2 };
 void set_mismatch(Mismatch what);
 
 // How long to wait for a thread that does not answer (signal blocked by hand, stopped by a tracer,
-// in vfork's wait). Default 10 s.
+// in vfork's wait), in milliseconds since the last answer of any thread. Default 10 000. For the
+// whole process, as set_mismatch is.
 void set_deadline_ms(uint32_t deadline_ms);
 
 // Whether a process that libc takes for single-threaded is believed to be. Off unless set: then the

@@ -220,13 +220,6 @@ TEST(PsxC, WrappedThreadCreation) {
 
 std::atomic<int> chained{0};
 
-struct KernelSigaction {
-  void (*handler)(int, siginfo_t*, void*);
-  unsigned long flags;
-  void (*restorer)();
-  uint64_t mask;
-};
-
 TEST(Psx, PreviousHandlerGetsItsSignals) {
   EXPECT_PASSES(run(
       [] {

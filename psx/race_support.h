@@ -223,6 +223,14 @@ class Crew {
   std::atomic<unsigned long> expected_{0};
 };
 
+// What SYS_rt_sigaction takes; glibc's own function refuses signal 33.
+struct KernelSigaction {
+  void (*handler)(int, siginfo_t*, void*);
+  unsigned long flags;
+  void (*restorer)();
+  uint64_t mask;
+};
+
 inline pthread_t start(void* (*body)(void*), void* argument = nullptr) {
   pthread_t thread;
   REQUIRE(pthread_create(&thread, nullptr, body, argument) == 0);

@@ -58,6 +58,7 @@ bool Roster::reserve(uint32_t count) {
   if (bigger == nullptr) return false;
   Index* old = index_;
   bigger->capacity = capacity;
+  std::atomic_signal_fence(std::memory_order_release);  // a fork may copy what is done so far
   index_ = bigger;
   for (uint32_t slot = 0; slot < size_; slot++) {
     enter(record_at(slot)->tid.load(std::memory_order_relaxed), slot);

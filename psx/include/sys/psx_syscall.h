@@ -29,7 +29,9 @@ extern "C" {
 
 /*
  * The result of the calling thread, or -1 with errno set. If the call fails on the calling thread
- * no other thread makes it.
+ * no other thread makes it. Pointers stay the caller's and must be valid until the return. After
+ * ETIMEDOUT, EAGAIN, ENOMEM or an error of /proc (ENOENT, EMFILE, ...) some threads may have made
+ * the call: a program that drops privileges must not go on.
  */
 long int psx_syscall3(long int syscall_nr, long int arg1, long int arg2, long int arg3);
 long int psx_syscall6(long int syscall_nr, long int arg1, long int arg2, long int arg3,
@@ -86,7 +88,10 @@ int psx_set_sensitivity(psx_sensitivity_t level);
 
 /* Additions of this library. */
 
-/* How long to wait for a thread that does not answer; 10000 unless set. */
+/*
+ * How long to wait for a thread that does not answer, in milliseconds since the last answer of any
+ * thread; 10000 unless set. For the whole process, as the sensitivity is.
+ */
 void psx_set_deadline_ms(unsigned int deadline_ms);
 /*
  * Not 0: a process that libc takes for single-threaded is believed to be, and the kernel is not
