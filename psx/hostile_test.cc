@@ -119,7 +119,7 @@ TEST(PsxHostile, CallThatBlocksElsewhere) {
 }
 
 // A filter that kills the thread alone: its broadcast cannot go on, and neither can who is held.
-std::atomic<bool> killed_soon{false};
+std::atomic<int> killed_soon{0};
 
 void caller_is_killed(int nr) {
   Crew crew(2);
@@ -127,16 +127,15 @@ void caller_is_killed(int nr) {
   start([](void*) -> void* {  // not known yet: the list is needed
     for (;;) pause();
   });
-  const pthread_t caller = start(
+  start(
       [](void* number) -> void* {
         filter_on(static_cast<int>(reinterpret_cast<intptr_t>(number)), SECCOMP_RET_KILL_THREAD);
-        killed_soon = true;
+        killed_soon = static_cast<int>(syscall(SYS_gettid));
         (void)broadcast_mark(2);
         _exit(1);
       },
       reinterpret_cast<void*>(intptr_t{nr}));
-  while (!killed_soon) usleep(100);
-  pthread_join(caller, nullptr);
+  while (killed_soon == 0 || syscall(SYS_tgkill, getpid(), killed_soon.load(), 0) == 0) usleep(100);
   (void)broadcast_mark(3);
 }
 
