@@ -209,7 +209,52 @@ TEST(PsxHostile, KernelWorkers) {
       20));
 }
 
-#ifndef CAISSON_SANITIZED  // what runs in a vfork child must not be instrumented
+#ifndef CAISSON_SANITIZED  // run-times of sanitizers make calls of their own
+
+// A filter that allows what psx/README.md lists, and what these threads do of themselves.
+void allow_only_what_is_listed() {
+  const int allowed[] = {// on the caller
+                         SYS_unshare, SYS_getpid, SYS_gettid, SYS_rt_sigprocmask, SYS_rt_sigaction,
+                         SYS_openat, SYS_fcntl, SYS_fstat, SYS_fstatfs, SYS_readlinkat, SYS_lseek,
+                         SYS_getdents64, SYS_read, SYS_close, SYS_rt_tgsigqueueinfo, SYS_tgkill,
+                         SYS_futex, SYS_sched_yield, SYS_nanosleep, SYS_clock_gettime, SYS_mmap,
+                         SYS_munmap, SYS_madvise, SYS_ppoll, SYS_write,
+                         // on the others, beside some of these
+                         SYS_rt_sigreturn,
+                         // the test
+                         SYS_personality, SYS_clock_nanosleep, SYS_exit, SYS_exit_group};
+  std::vector<sock_filter> program = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr))};
+  for (const int nr : allowed) {
+    program.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(nr), 0, 1));
+    program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+  }
+  program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS));
+  const sock_fprog filter = {static_cast<uint16_t>(program.size()), program.data()};
+  REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+  REQUIRE(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) == 0);
+}
+
+TEST(PsxHostile, OnlyTheCallsThatTheReadmeLists) {
+  EXPECT_PASSES(run(
+      [] {
+        Deaf deaf;
+        Crew crew(200);  // the index of threads grows
+        allow_only_what_is_listed();
+        set_deadline_ms(500);
+        REQUIRE(broadcast_mark(1).error == ETIMEDOUT);  // looks at who is late, and tells
+        REQUIRE(crew.count_unlike(mark(1)) == 0);
+        set_mismatch(Mismatch::kWarn);
+        set_deadline_ms(patience_ms());
+        REQUIRE(deaf.hear() == mark(0));
+        REQUIRE(broadcast_mark(2).ok() && crew.count_unlike(mark(2)) == 0);
+        _exit(0);  // what threads do at their end is not listed
+      },
+      20));
+}
+
+// Nor must what runs in a vfork child be instrumented. runs in a vfork child must not be
+// instrumented
 
 std::atomic<bool> children_done{false};
 
