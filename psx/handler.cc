@@ -201,7 +201,8 @@ void on_signal(int signal, siginfo_t* info, void* context) {
   answer(*shared, static_cast<uint32_t>(cookie >> 32), static_cast<uint32_t>(cookie));
 }
 
-bool remember(uint64_t packed) {
+bool remember(const KernelSigaction& action) {
+  const uint64_t packed = action.handler | ((action.flags & SA_SIGINFO) != 0 ? kTakesInfo : 0);
   const uint32_t count = previous_count.load(std::memory_order_relaxed);
   for (uint32_t i = 0; i < count; i++) {
     if (previous[i].load(std::memory_order_relaxed) == packed) return true;
@@ -220,14 +221,17 @@ int install_handler() {
   if (!result.ok()) return result.error().value();
   const auto ours = reinterpret_cast<uintptr_t>(&on_signal);
   if (action.handler == ours) return 0;
-  if (!remember(action.handler | ((action.flags & SA_SIGINFO) != 0 ? kTakesInfo : 0))) return EBUSY;
+  if (!remember(action)) return EBUSY;
   // SA_ONSTACK: Go's threads have small stacks. SA_RESTART: as few calls as possible see EINTR.
   action = {.handler = ours,
             .flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART | kSaRestorer,
             .restorer = reinterpret_cast<uintptr_t>(&caisson_psx_restorer),
             .mask = ~uint64_t{0}};
-  result = raw_syscall(SYS_rt_sigaction, kSignal, raw_arg(&action), 0, 8);
-  return result.ok() ? 0 : result.error().value();
+  KernelSigaction replaced = {};
+  result = raw_syscall(SYS_rt_sigaction, kSignal, raw_arg(&action), raw_arg(&replaced), 8);
+  if (!result.ok()) return result.error().value();
+  // Another thread may have set one since we looked.
+  return replaced.handler == ours || remember(replaced) ? 0 : EBUSY;
 }
 
 }  // namespace caisson::psx::internal
