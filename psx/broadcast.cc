@@ -31,12 +31,6 @@ void sleep_ns(int64_t ns) {
   raw_syscall(SYS_nanosleep, raw_arg(&time), 0).ignore();
 }
 
-// A seccomp filter may refuse the question; that is no sign of an end.
-bool exists(int32_t pid, int32_t tid) {
-  auto asked = raw_syscall(SYS_tgkill, pid, tid, 0);
-  return asked.ok() || asked.error().value() != ESRCH;
-}
-
 bool is_unanswered(Answer answer) {
   return answer == Answer::kPending || answer == Answer::kRunning || answer == Answer::kWriting;
 }
@@ -244,7 +238,7 @@ void Broadcast::look_after_late(uint32_t round) {
   for (uint32_t slot = 0; slot < roster.size(); slot++) {
     if (!is_unanswered(roster[slot].answer())) continue;
     const int32_t tid = roster[slot].tid.load(std::memory_order_relaxed);
-    if (!exists(pid_, tid)) {
+    if (!thread_exists(pid_, tid)) {
       if (guarded(Guard::kGone)) settle(slot, Answer::kGone);
       continue;
     }
@@ -339,7 +333,7 @@ void Broadcast::tally() {
         // A leader is listed as long as the process lives; others until their tracer lets go.
         const int32_t tid = record.tid.load(std::memory_order_relaxed);
         leader_listed |= tid == pid_;
-        if (tid == pid_ || exists(pid_, tid)) dead_++;
+        if (tid == pid_ || thread_exists(pid_, tid)) dead_++;
       }
         [[fallthrough]];
       default:

@@ -46,7 +46,9 @@ class Broadcast {
         pid_(pid),
         tid_(tid) {}
 
+  // `first_result`: what the call gave the caller.
   void begin(int64_t first_result);
+  // Until everybody has answered, or something went wrong.
   void cover();
   // 0, or why some thread has not made the call. May end the process.
   int finish();
@@ -78,8 +80,8 @@ class Broadcast {
   const int32_t tid_;
   uint32_t epoch_ = 0;
   uint32_t held_ = 1;
-  uint32_t dead_ = 0;  // counted by the kernel, but nothing to wait for
-  uint32_t missing_ = 0;
+  uint32_t dead_ = 0;     // counted by the kernel, but nothing to wait for
+  uint32_t missing_ = 0;  // in the roster, but gone or given up
   uint32_t differing_ = 0;
   int trouble_ = 0;
   int64_t progress_ns_ = 0;  // when somebody last answered; 0: clock not read yet

@@ -120,6 +120,9 @@ constexpr uint64_t signal_cookie(uint32_t epoch, uint32_t slot) {
 // Makes sure that our handler is the one for kSignal; remembers the one before. 0 or errno.
 int install_handler();
 
+// A filter may refuse the question; that is no sign of an end.
+bool thread_exists(int32_t pid, int32_t tid);
+
 // Whether the thread that has the lock is no more: a seccomp filter may kill one thread alone. What
 // it was at cannot be finished, and who is held would be held for ever. True for one who asks, who
 // is to end the process.

@@ -32,11 +32,15 @@ void futex_wake(std::atomic<uint32_t>& word, int count) {
   raw_syscall(SYS_futex, raw_arg(&word), FUTEX_WAKE_PRIVATE, count).ignore();
 }
 
+bool thread_exists(int32_t pid, int32_t tid) {
+  auto asked = raw_syscall(SYS_tgkill, pid, tid, 0);
+  return asked.ok() || asked.error().value() != ESRCH;
+}
+
 bool caller_was_killed(BroadcastState& shared) {
   int32_t caller = shared.caller.load();
   if (caller <= 0 || !guarded(Guard::kOrphan)) return false;
-  auto asked = raw_syscall(SYS_tgkill, shared.pid.load(), caller, 0);
-  if (asked.ok() || asked.error().value() != ESRCH) return false;
+  if (thread_exists(shared.pid.load(), caller)) return false;
   // A caller takes its number back before it may exit.
   return shared.caller.compare_exchange_strong(caller, -1);
 }

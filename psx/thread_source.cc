@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 
 #include "host/raw_syscall.h"
+#include "psx/broadcast_state.h"
 
 namespace caisson::psx::internal {
 
@@ -171,9 +172,7 @@ int32_t ThreadSource::own_number(int32_t listed) {
 ThreadSource::Thread ThreadSource::look_at(int32_t tid) {
   // Where our own numbers are not the names, the leader alone has another.
   if (translate_ && tid != pid_) {
-    // A signal to nobody tells whether it exists.
-    auto asked = raw_syscall(SYS_tgkill, pid_, tid, 0);
-    return {asked.ok() || asked.error().value() != ESRCH ? '?' : '\0', false};
+    return {thread_exists(pid_, tid) ? '?' : '\0', false};
   }
   char stat[512];
   const long length = translate_ ? read_file(proc_, "self/stat", stat, sizeof(stat))
