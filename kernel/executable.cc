@@ -15,7 +15,7 @@ Result<Ref<OpenedExecutable>> OpenedExecutable::open(const Caller& caller, const
   Inode& inode = place.inode();
   if (inode.is_symlink()) return Errno(ELOOP);
   if (!inode.is_regular()) return Errno(EACCES);
-  if ((place.mount->flags() & MS_NOEXEC) != 0) return Errno(EACCES);
+  if ((place.mount_flags() & MS_NOEXEC) != 0) return Errno(EACCES);
   TRY(check_access(caller.credentials, place, kMayExecute));
   TRY(inode.deny_write());
   Result<Ref<FileDescription>> file = inode.open(place, O_RDONLY, caller);
@@ -53,7 +53,7 @@ ExecPrivileges OpenedExecutable::privileges(bool no_new_privileges) const {
   ExecPrivileges result;
   const Path& path = file_->path();
   Inode& inode = path.inode();
-  if (no_new_privileges || (path.mount->flags() & MS_NOSUID) != 0) return result;
+  if (no_new_privileges || (path.mount_flags() & MS_NOSUID) != 0) return result;
   uint32_t mode = inode.mode();
   result.file_uid = inode.uid();
   result.file_gid = inode.gid();

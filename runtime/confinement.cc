@@ -80,8 +80,9 @@ Result<UniqueFd, Error> open_host_root(bool namespaces) {
     if (tree.ok()) {
       UniqueFd fd(static_cast<int>(tree.value()));
       struct mount_attr attributes {};
-      attributes.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID;
-      // Best effort: what is opened through it is only ever opened for reading.
+      // Best effort: what is opened through it is only ever opened for reading. Whether mounts are
+      // nosuid and noexec is left as it is: guests are told.
+      attributes.attr_set = MOUNT_ATTR_RDONLY;
       raw_syscall(SYS_mount_setattr, fd.get(), raw_arg(""), AT_EMPTY_PATH | AT_RECURSIVE,
                   raw_arg(&attributes), sizeof attributes)
           .ignore();

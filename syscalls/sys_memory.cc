@@ -24,12 +24,13 @@ SyscallResult sys_mmap(CurrentTask& task, uint64_t addr, uint64_t length, int pr
     // Linux checks the arguments before it asks the file.
     if (length == 0) return Errno(EINVAL);
     if (!file->is_readable()) return Errno(EACCES);
-    request.no_exec = (file->path().mount->flags() & MS_NOEXEC) != 0;
+    request.no_exec = (file->path().mount_flags() & MS_NOEXEC) != 0;
     request.file_readable = file->is_readable();
     request.file_writable = file->is_writable();
     request.file_is_written = file->path().inode().is_open_for_writing();
     request.file = file->mappable();
-    if (!request.file) return Errno(ENODEV);
+    if (!request.file)  // Linux asks the mount first
+      return Errno(request.no_exec && (prot & PROT_EXEC) != 0 ? EPERM : ENODEV);
   }
   return task.mm().mmap(request);
 }

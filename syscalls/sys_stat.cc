@@ -73,7 +73,7 @@ SyscallResult copy_statfs(CurrentTask& task, const Path& place, UserOut<abi::Sta
   out.fsid[0] = static_cast<int32_t>(filesystem.device());
   out.namelen = abi::kNameMax;
   // ST_* equal MS_* for these; ST_VALID is set, ST_RELATIME has a bit of its own.
-  uint64_t flags = place.mount->flags();
+  uint64_t flags = place.mount_flags();
   out.flags = 0x20 | static_cast<int64_t>(flags & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC |
                                                    MS_NOATIME | MS_NODIRATIME));
   if ((flags & MS_RELATIME) != 0) out.flags |= 0x1000;

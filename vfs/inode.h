@@ -59,6 +59,9 @@ class Inode : public RefCounted<Inode> {
   uint32_t mode() const { return mode_.load(std::memory_order_relaxed); }
   uint32_t uid() const { return uid_.load(std::memory_order_relaxed); }
   uint32_t gid() const { return gid_.load(std::memory_order_relaxed); }
+  // MS_NOEXEC and MS_NOSUID of the host's mount that holds it, if the file is the host's or was
+  // made in a directory of the host's. Path::mount_flags() has both kinds of mounts.
+  uint32_t host_mount_flags() const { return host_mount_flags_; }
 
   virtual Result<FileStat> stat() = 0;
   virtual Result<void> set_attributes(const AttributeChange& change);
@@ -123,6 +126,7 @@ class Inode : public RefCounted<Inode> {
   std::atomic<uint32_t> mode_;
   std::atomic<uint32_t> uid_;
   std::atomic<uint32_t> gid_;
+  uint32_t host_mount_flags_ = 0;  // set once before start
 
  private:
   const Ref<Filesystem> filesystem_;  // immutable

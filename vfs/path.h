@@ -12,6 +12,8 @@ struct Path {
   Ref<Dentry> dentry;
 
   Inode& inode() const { return dentry->inode(); }
+  // MS_* that count for this file.
+  uint64_t mount_flags() const { return mount->flags() | inode().host_mount_flags(); }
   friend bool operator==(const Path&, const Path&) = default;
 };
 

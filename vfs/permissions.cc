@@ -34,7 +34,7 @@ Result<void> check_access(const Credentials& credentials, const Path& path, Acce
   if ((mask & kMayWrite) != 0 && path.mount->is_read_only() &&
       (type == S_IFREG || type == S_IFDIR || type == S_IFLNK))
     return Errno(EROFS);
-  if ((mask & kMayExecute) != 0 && type == S_IFREG && (path.mount->flags() & MS_NOEXEC) != 0)
+  if ((mask & kMayExecute) != 0 && type == S_IFREG && (path.mount_flags() & MS_NOEXEC) != 0)
     return Errno(EACCES);
   return check_permission(credentials, inode, mask);
 }

@@ -15,7 +15,7 @@ Result<Ref<HostFilesystem>> HostFilesystem::create(UniqueFd root, platform::Plat
 }
 
 Result<Ref<Inode>> HostFilesystem::make_root() {
-  Ref<Inode> root = TRY(HostInode::make(*this, root_.get(), "", ""));
+  Ref<Inode> root = TRY(HostInode::make(*this, nullptr, root_.get(), "", ""));
   if (!root->is_directory()) return Errno(ENOTDIR);
   return root;
 }

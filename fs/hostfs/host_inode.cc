@@ -1,6 +1,8 @@
 #include "fs/hostfs/host_inode.h"
 
 #include <fcntl.h>
+#include <linux/mount.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,15 +21,36 @@ namespace {
 using host::raw_arg;
 using host::raw_syscall;
 
+constexpr unsigned kStatxMountId = 0x1000;
+
+// MS_NOEXEC and MS_NOSUID of the mount that holds `name`, where a mount begins.
+Result<uint32_t> mount_flags_at(int directory_fd, const char* name) {
+  UniqueFd place;
+  if (*name != '\0') {
+    abi::OpenHow how{};
+    how.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW;
+    how.resolve = abi::kResolveBeneath | abi::kResolveNoMagicLinks;
+    long fd = TRY(
+        raw_syscall(SYS_openat2, directory_fd, raw_arg(name), raw_arg(&how), sizeof how).result());
+    place.reset(static_cast<int>(fd));
+    directory_fd = place.get();
+  }
+  struct statfs host;
+  TRY(raw_syscall(SYS_fstatfs, directory_fd, raw_arg(&host)).result());
+  // ST_NOEXEC and ST_NOSUID have the same bits.
+  return static_cast<uint32_t>(host.f_flags) & (MS_NOEXEC | MS_NOSUID);
+}
+
 FileTime to_time(const statx_timestamp& time) { return FileTime{time.tv_sec, time.tv_nsec}; }
 
 }  // namespace
 
-Result<FileStat> host_stat(int fd, const char* name, const HostFilesystemOptions& options) {
+Result<FileStat> host_stat(int fd, const char* name, const HostFilesystemOptions& options,
+                           uint64_t* mount_id) {
   abi::Statx host{};
   TRY(raw_syscall(SYS_statx, fd, raw_arg(name),
                   AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_NO_AUTOMOUNT,
-                  STATX_BASIC_STATS | STATX_BTIME, raw_arg(&host))
+                  STATX_BASIC_STATS | STATX_BTIME | kStatxMountId, raw_arg(&host))
           .result());
   constexpr uint32_t kOverflowId = 65534;
   FileStat stat;
@@ -44,22 +67,31 @@ Result<FileStat> host_stat(int fd, const char* name, const HostFilesystemOptions
   stat.accessed = to_time(host.stx_atime);
   stat.modified = to_time(host.stx_mtime);
   stat.changed = to_time(host.stx_ctime);
+  if (mount_id != nullptr) *mount_id = host.stx_mnt_id;
   if ((host.stx_mask & STATX_BTIME) != 0) stat.born = to_time(host.stx_btime);
   return stat;
 }
 
-HostInode::HostInode(Ref<HostFilesystem> filesystem, const FileStat& attributes, std::string path)
+HostInode::HostInode(Ref<HostFilesystem> filesystem, const FileStat& attributes, std::string path,
+                     uint64_t mount_id, uint32_t mount_flags)
     : Inode(std::move(filesystem), attributes.ino, attributes.mode, attributes.uid, attributes.gid),
       attributes_(attributes),
-      path_(std::move(path)) {}
+      path_(std::move(path)),
+      mount_id_(mount_id) {
+  host_mount_flags_ = mount_flags;
+}
 
 HostInode::~HostInode() { host().forget(this); }
 
-Result<Ref<Inode>> HostInode::make(HostFilesystem& filesystem, int directory_fd, const char* name,
-                                   std::string path) {
-  FileStat attributes = TRY(host_stat(directory_fd, name, filesystem.options()));
-  return Ref<Inode>(
-      adopt_ref(new HostInode(Ref<HostFilesystem>(filesystem), attributes, std::move(path))));
+Result<Ref<Inode>> HostInode::make(HostFilesystem& filesystem, const HostInode* directory,
+                                   int directory_fd, const char* name, std::string path) {
+  uint64_t mount_id = 0;
+  FileStat attributes = TRY(host_stat(directory_fd, name, filesystem.options(), &mount_id));
+  uint32_t flags = directory != nullptr ? directory->host_mount_flags() : 0;
+  if (directory == nullptr || directory->mount_id_ != mount_id)
+    flags = mount_flags_at(directory_fd, name).value_or(MS_NOEXEC | MS_NOSUID);
+  return Ref<Inode>(adopt_ref(new HostInode(Ref<HostFilesystem>(filesystem), attributes,
+                                            std::move(path), mount_id, flags)));
 }
 
 Result<HostFilesystem::SharedFd> HostInode::fd() {
@@ -91,7 +123,7 @@ Result<RefOrNull<Inode>> HostInode::lookup(std::string_view name) {
   std::string path = path_.empty() ? text : path_ + "/" + text;
   if (!opened.ok()) return opened.error();
   directory = opened.value();
-  Result<Ref<Inode>> found = make(host(), directory->get(), text.c_str(), std::move(path));
+  Result<Ref<Inode>> found = make(host(), this, directory->get(), text.c_str(), std::move(path));
   if (found.ok()) return found.value().or_null();
   if (found.error() == Errno(ENOENT)) return RefOrNull<Inode>();
   return found.error();

@@ -15,15 +15,17 @@
 
 namespace caisson {
 
-// statx(2) of `name` in the directory `fd`, or of `fd` itself.
-Result<FileStat> host_stat(int fd, const char* name, const HostFilesystemOptions& options);
+// statx(2) of `name` in the directory `fd`, or of `fd` itself. `mount_id`: of the mount that holds it.
+Result<FileStat> host_stat(int fd, const char* name, const HostFilesystemOptions& options,
+                           uint64_t* mount_id = nullptr);
 
 class HostInode final : public Inode {
  public:
-  // Looks `name` up in the open directory `directory_fd` (an empty name is that directory itself).
-  // `path` is relative to the root of the filesystem.
-  static Result<Ref<Inode>> make(HostFilesystem& filesystem, int directory_fd, const char* name,
-                                 std::string path);
+  // Looks `name` up in `directory`, open at `directory_fd`. Without a directory it is what
+  // `directory_fd` refers to, and the name is empty. `path` is relative to the root of the
+  // filesystem.
+  static Result<Ref<Inode>> make(HostFilesystem& filesystem, const HostInode* directory,
+                                 int directory_fd, const char* name, std::string path);
   ~HostInode() override;
 
   Result<FileStat> stat() override { return attributes_; }
@@ -46,13 +48,15 @@ class HostInode final : public Inode {
     std::unordered_map<std::string_view, size_t> index;  // into listing
   };
 
-  HostInode(Ref<HostFilesystem> filesystem, const FileStat& attributes, std::string path);
+  HostInode(Ref<HostFilesystem> filesystem, const FileStat& attributes, std::string path,
+            uint64_t mount_id, uint32_t mount_flags);
   HostFilesystem& host() const { return static_cast<HostFilesystem&>(filesystem()); }
   Result<HostFilesystem::SharedFd> fd();
   Result<std::shared_ptr<const Names>> names();
 
   const FileStat attributes_;  // immutable
   const std::string path_;     // immutable; relative to the root
+  const uint64_t mount_id_;    // immutable; the host's
   Mutex<LockRank::kInode> mu_;
   int lookups_ GUARDED_BY(mu_) = 0;
   std::shared_ptr<const Names> names_ GUARDED_BY(mu_);         // of a directory

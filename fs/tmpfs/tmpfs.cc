@@ -103,7 +103,9 @@ TmpfsInode::TmpfsInode(Ref<Tmpfs> tmpfs, uint64_t ino, const FileStat& attribute
       link_count_(attributes.link_count),
       size_of_rest_(attributes.size),
       blocks_of_rest_(attributes.blocks),
-      special_device_(attributes.special_device) {}
+      special_device_(attributes.special_device) {
+  host_mount_flags_ = lower_->host_mount_flags();
+}
 
 TmpfsInode::~TmpfsInode() {
   if (charged_) tmpfs().uncharge_inode();

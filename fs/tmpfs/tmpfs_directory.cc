@@ -84,6 +84,7 @@ RefOrNull<TmpfsInode> TmpfsDirectory::erase_locked(std::string_view name) {
 
 Result<Ref<Inode>> TmpfsDirectory::create(std::string_view name, const NewFile& file) {
   Ref<TmpfsInode> inode = TRY(make(tmpfs(), file));
+  inode->host_mount_flags_ = host_mount_flags();
   pin();
   MutexLock lock(mu_);
   insert_locked(name, *inode);
@@ -92,7 +93,9 @@ Result<Ref<Inode>> TmpfsDirectory::create(std::string_view name, const NewFile& 
 }
 
 Result<Ref<Inode>> TmpfsDirectory::create_unnamed(const NewFile& file) {
-  return tmpfs().make_unnamed(file);
+  Ref<Inode> inode = TRY(tmpfs().make_unnamed(file));
+  static_cast<TmpfsInode&>(*inode).host_mount_flags_ = host_mount_flags();
+  return inode;
 }
 
 Result<void> TmpfsDirectory::link(std::string_view name, Inode& file) {
