@@ -86,6 +86,8 @@ bool has_huge_pages() {
   return has;
 }
 
+void want_huge_pages(std::byte* base, uint64_t length) { ::madvise(base, length, MADV_HUGEPAGE); }
+
 void collapse(std::byte* base, uint64_t length) { ::madvise(base, length, kCollapse); }
 
 std::optional<uint64_t> free_storage(int fd) {

@@ -31,6 +31,8 @@ void exclude_from_dumps(std::byte* base, uint64_t length);
 Result<void> populate(std::byte* base, uint64_t length);
 // Whether madvise(2) knows MADV_HUGEPAGE.
 bool has_huge_pages();
+// Touches of the range shall bring huge pages where they can; only a hint.
+void want_huge_pages(std::byte* base, uint64_t length);
 // Makes a range of a shared mapping one huge page; only a hint.
 void collapse(std::byte* base, uint64_t length);
 // One byte a page, bit 0: in memory.

@@ -97,8 +97,8 @@ CopyResult MemoryManager::copy_in(void* to, GuestAddr from, size_t length) {
 }
 
 CopyResult MemoryManager::copy_out(GuestAddr to, const void* from, size_t length) {
-  auto copy = [from](std::byte* pointer, size_t done, size_t n) {
-    return safe_copy(pointer, static_cast<const std::byte*>(from) + done, n);
+  auto copy = [this, from](std::byte* pointer, size_t done, size_t n) {
+    return memory_.copy_out(pointer, static_cast<const std::byte*>(from) + done, n);
   };
   return access_run(to, length, Access::kWrite, false, copy);
 }
@@ -106,6 +106,29 @@ CopyResult MemoryManager::copy_out(GuestAddr to, const void* from, size_t length
 CopyResult MemoryManager::zero_out(GuestAddr to, size_t length) {
   auto zero = [](std::byte* pointer, size_t, size_t n) { return safe_zero(pointer, n); };
   return access_run(to, length, Access::kWrite, false, zero);
+}
+
+// A touch by the guest would bring whole huge pages; so does a copy that is worth the look.
+void MemoryManager::expect_copy_out(GuestAddr to, uint64_t length) {
+  constexpr uint64_t kWorthwhile = 16 * 1024;
+  constexpr uint64_t kMask = kHugePageSize - 1;
+  if (length < kWorthwhile || !is_guest_range(to, length)) return;
+  const GuestAddr end = to + length;
+  const GuestAddr last_page = (end - 1) & ~kMask;
+  // Copies go upwards, piece after piece.
+  if ((to & ~kMask) == last_page && expected_page_.load(std::memory_order_relaxed) == last_page)
+    return;
+  expected_page_.store(last_page, std::memory_order_relaxed);
+  ReadLock lock(mappings_);
+  for (auto it = pmas_.first_ending_after(to); it != pmas_.end() && it->second.start < end; ++it) {
+    const Pma& pma = it->second;
+    const GuestAddr low = std::max(to & ~kMask, pma.start);
+    const GuestAddr high = std::min(last_page + kHugePageSize, pma.end);
+    if (high - low < kHugePageSize) continue;
+    auto vma = vmas_.find(pma.start);
+    if (vma == vmas_.end() || !wants_huge_locked(vma->second, pma)) continue;
+    memory_.populate_huge({pma.offset + (low - pma.start), high - low});
+  }
 }
 
 CopyResult MemoryManager::copy_in_forced(void* to, GuestAddr from, size_t length) {

@@ -82,6 +82,10 @@ class MemoryFile {
   // Gives every page of the range memory now. ENOMEM at the memory limit.
   Result<void> populate(MemoryRange range);
 
+  // The same with huge pages, as far as the range has whole ones that are not there at all; as much
+  // as works.
+  void populate_huge(MemoryRange range);
+
   // Whether memory of that length should be mapped with huge pages: not where memory gets scarce.
   bool has_room_for_huge(uint64_t length) const;
   // One huge page behind the range, if the host can.
@@ -97,6 +101,8 @@ class MemoryFile {
                            bool is_warm);
   // The same for the data of a small part of a large run, without looking for the run's end.
   Result<void> copy_part(uint64_t target_offset, MemoryRange source, bool is_warm);
+  // Copies to an address of at(); returns the bytes that were not copied, as safe_copy() does.
+  size_t copy_out(std::byte* to, const std::byte* from, size_t length);
   // Writes kernel memory into the file.
   Result<void> write(uint64_t offset, std::span<const std::byte> data);
 
@@ -113,7 +119,7 @@ class MemoryFile {
     uint64_t end;
     uint32_t references;
   };
-  MemoryFile(UniqueFd fd, std::byte* base, uint64_t size);
+  MemoryFile(UniqueFd fd, std::byte* base, std::byte* huge_base, uint64_t size);
 
   Result<MemoryRange> allocate_locked(uint64_t length, uint64_t align_like) REQUIRES(mutex_);
   void add_free_locked(uint64_t offset, uint64_t end) REQUIRES(mutex_);
@@ -130,8 +136,8 @@ class MemoryFile {
 
   const UniqueFd fd_;
   std::byte* const base_;
+  std::byte* const huge_base_;  // the same, where a touch brings huge pages; null: none to be had
   const uint64_t size_;
-  const bool host_has_huge_pages_;
   mutable Mutex<LockRank::kMemoryFile> mutex_;
   std::map<uint64_t, Extent> extents_ GUARDED_BY(mutex_);                    // allocated, by offset
   std::map<uint64_t, uint64_t> free_ GUARDED_BY(mutex_);                     // free: offset to end

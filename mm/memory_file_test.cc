@@ -92,6 +92,24 @@ TEST(MemoryFile, KnowsWhatItsOwnerHasNotTouched) {
   EXPECT_TRUE(untouched(range).empty());
 }
 
+TEST(MemoryFile, CopiesIntoPagesThatAreThereAndThatAreNot) {
+  auto memory = make_memory_file();
+  std::vector<std::byte> data(600 * 1024);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i * 2654435761u >> 24);
+  for (uint64_t within : {0, 1, 4095}) {
+    MemoryRange range = MUST(memory->allocate(1024 * 1024));
+    for (uint64_t page : {3, 4, 60, 140})
+      *memory->at(range.offset + page * kPageSize) = std::byte{7};
+    std::byte* to = memory->at(range.offset + within);
+    EXPECT_EQ(memory->copy_out(to, data.data(), data.size()), 0u);
+    EXPECT_EQ(std::memcmp(to, data.data(), data.size()), 0);
+    for (uint64_t i = 0; i < within; ++i) EXPECT_EQ(*memory->at(range.offset + i), std::byte{0});
+    for (size_t i = 0; i < kPageSize; ++i) EXPECT_EQ(to[data.size() + i], std::byte{0});
+    memory->release(range);
+    memory->trim();
+  }
+}
+
 TEST(MemoryFile, ReferencesCountPerByteRange) {
   auto memory = make_memory_file();
   MemoryRange range = MUST(memory->allocate(10 * kPageSize));

@@ -48,7 +48,10 @@ void MemoryManager::choose_layout(bool randomize) {
 
 GuestAddr MemoryManager::random_program_base() {
   uint64_t mmap_random = std::min(kMmapRandom, max_addr_ / 64);
-  return page_down(max_addr_ / 3 * 2 + (randomize_ ? random_below(mmap_random) : 0));
+  // Of Linux's address space, not of ours, which ends earlier: debuggers' users know the place.
+  constexpr GuestAddr kLinuxEnd = (uint64_t{1} << 47) - kPageSize;
+  const GuestAddr all = max_addr_ > kLinuxEnd / 8 * 7 ? kLinuxEnd : max_addr_;
+  return page_down(all / 3 * 2 + (randomize_ ? random_below(mmap_random) : 0));
 }
 
 void MemoryManager::set_brk_start(GuestAddr addr) {

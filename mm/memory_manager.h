@@ -140,6 +140,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   CopyResult copy_in(void* to, GuestAddr from, size_t length);
   CopyResult copy_out(GuestAddr to, const void* from, size_t length);
   CopyResult zero_out(GuestAddr to, size_t length);
+  // All of the range is about to be written by copies: where a touch would bring huge pages, they
+  // come now, many at once.
+  void expect_copy_out(GuestAddr to, uint64_t length);
   // As a debugger (ptrace, /proc/PID/mem): ignores protection, copies private pages when it writes.
   CopyResult copy_in_forced(void* to, GuestAddr from, size_t length);
   CopyResult copy_out_forced(GuestAddr to, const void* from, size_t length);
@@ -284,7 +287,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
       REQUIRES(mappings_);
   PmaSet::iterator insert_pma_locked(const Pma& pma) REQUIRES(mappings_);
   void post_map_locked(const Vma& vma, const Pma& pma) REQUIRES(mappings_);
-  bool wants_huge_locked(const Vma& vma, const Pma& pma) const REQUIRES(mappings_);
+  bool wants_huge_locked(const Vma& vma, const Pma& pma) const REQUIRES_SHARED(mappings_);
   bool fits_limits_locked(uint64_t added, bool is_data) const REQUIRES(mappings_);
   bool near_mapping_limit() const;
   uint64_t locked_bytes_locked(GuestAddr start, GuestAddr end) const REQUIRES(mappings_);
@@ -414,6 +417,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   uint64_t forks_settled_ GUARDED_BY(mappings_) = 0;
 
   uint64_t fork_copy_limit_ GUARDED_BY(mappings_) = kForkCopyLimit;
+
+  std::atomic<GuestAddr> expected_page_ = 1;  // where expect_copy_out() looked last
 
   IntervalMap<Parked> parked_ GUARDED_BY(mappings_);
   uint64_t parked_used_ GUARDED_BY(mappings_) = 0;  // bytes of those that may hold pages

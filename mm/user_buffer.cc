@@ -99,13 +99,27 @@ Result<size_t> UserBuffer::transfer(Direction direction, void* to, const void* f
   return moved;
 }
 
+void UserBuffer::expect_write(uint64_t length) {
+  if (!mm_) return;
+  length = std::min(length, remaining());
+  std::span<const Segment> all = segments();
+  uint64_t within = within_;
+  for (size_t index = index_; length != 0; ++index, within = 0) {
+    const uint64_t piece = std::min(length, all[index].length - within);
+    mm_->expect_copy_out(all[index].addr + within, piece);
+    length -= piece;
+  }
+}
+
 Result<size_t> UserBuffer::write(const void* from, size_t length) {
+  expect_write(length);
   size_t moved = TRY(transfer(Direction::kToUser, nullptr, from, length));
   skip(moved);
   return moved;
 }
 
 Result<size_t> UserBuffer::write_zeros(size_t length) {
+  expect_write(length);
   size_t moved = TRY(transfer(Direction::kZeros, nullptr, nullptr, length));
   skip(moved);
   return moved;

@@ -41,6 +41,8 @@ class UserBuffer {
   Result<size_t> write(const void* from, size_t length);
   Result<size_t> read(void* to, size_t length);
   Result<size_t> write_zeros(size_t length);
+  // That much will be written next, in pieces; only for speed.
+  void expect_write(uint64_t length);
   // As read(), without advancing.
   Result<size_t> peek(void* to, size_t length);
   void skip(uint64_t length);

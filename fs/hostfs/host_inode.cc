@@ -202,6 +202,7 @@ Result<size_t> HostInode::read_at(UserBuffer& to, uint64_t offset) {
   constexpr size_t kPiece = 64 * 1024;
   static thread_local std::unique_ptr<std::byte[]> piece;
   if (piece == nullptr) piece.reset(new std::byte[kPiece]);
+  if (offset < attributes_.size) to.expect_write(attributes_.size - offset);
   size_t done = 0;
   while (to.remaining() != 0) {
     size_t wanted = std::min<uint64_t>(kPiece, to.remaining());

@@ -15,7 +15,8 @@
 
 namespace caisson {
 
-// statx(2) of `name` in the directory `fd`, or of `fd` itself. `mount_id`: of the mount that holds it.
+// statx(2) of `name` in the directory `fd`, or of `fd` itself. `mount_id`: of the mount that holds
+// it.
 Result<FileStat> host_stat(int fd, const char* name, const HostFilesystemOptions& options,
                            uint64_t* mount_id = nullptr);
 

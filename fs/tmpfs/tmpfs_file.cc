@@ -31,6 +31,7 @@ Result<size_t> TmpfsFile::read_at(UserBuffer& to, uint64_t offset) {
       uint64_t size = store_->size();
       if (offset >= size) return 0;
       uint64_t total = std::min<uint64_t>(to.remaining(), size - offset);
+      to.expect_write(total);
       uint64_t done = 0;
       while (done < total) {
         MemoryRange here = store_->find(offset + done);

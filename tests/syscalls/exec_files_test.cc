@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <sstream>
 
 #include "tests/util/child.h"
@@ -152,6 +154,43 @@ TEST(GnuStack, BrokenPropertyNotesAreIgnored) {
       run(changed_copy(dir, PT_NOTE, [](Elf64_Phdr& s) { s.p_type = PT_GNU_PROPERTY; }), arguments)
           .output,
       "rw-p");
+}
+
+int print_layout(int, char**) {
+  char line[128];
+  int on_stack = 0;
+  void* mapping = mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  snprintf(line, sizeof line, "%p %p %p", static_cast<void*>(&on_stack), mapping, sbrk(0));
+  write_all(1, line);
+  return 0;
+}
+RegisterProbe print_layout_probe("layout", print_layout);
+
+// Addresses of stack, mappings, heap, and of a position-independent program: of so many starts.
+std::vector<std::set<std::string>> layouts(int starts, const std::function<void()>& before) {
+  std::vector<std::set<std::string>> seen(4);
+  for (int i = 0; i < starts; ++i) {
+    std::istringstream words(run(program_path(), {"x", "--probe=layout"}, {}, before).output);
+    for (size_t part = 0; part < 3; ++part) {
+      std::string word;
+      words >> word;
+      seen[part].insert(word);
+    }
+    const std::string maps = run("/bin/cat", {"cat", "/proc/self/maps"}, {}, before).output;
+    seen[3].insert(maps.substr(0, maps.find('-')));
+  }
+  return seen;
+}
+
+TEST(Layout, IsAnotherOneAtEachStart) {
+  for (const auto& addresses : layouts(4, [] {})) EXPECT_GE(addresses.size(), 3u);
+}
+
+TEST(Layout, IsTheSameWithoutRandomisation) {
+  auto before = [] { REQUIRE(personality(ADDR_NO_RANDOMIZE) != -1); };
+  const auto seen = layouts(3, before);
+  for (const auto& addresses : seen) EXPECT_EQ(addresses.size(), 1u);
+  EXPECT_THAT(seen[3], ElementsAre("555555554000"));  // what debuggers' users know by heart
 }
 
 // What a script's line came to: the words that its interpreter saw, the script's path as "@".

@@ -93,6 +93,46 @@ TEST_F(ReadWrite, ReadIntoReadOnlyMemoryFaults) {
 }
 
 // Bytes before the fault are delivered and counted.
+// Large memory that has never been touched, or only here and there.
+TEST_F(ReadWrite, LargeReadsIntoFreshMemory) {
+  constexpr size_t kMiB = 1 << 20;
+  std::string content(20 * kMiB, 0);
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>(i * 2654435761u >> 24);
+  UniqueFd fd = make(content);
+  for (size_t within : {size_t{0}, size_t{1}, kPageSize - 1, 3 * kPageSize + 100}) {
+    for (size_t length : {size_t{40000}, kMiB + 5, 6 * kMiB, 19 * kMiB - 77}) {
+      Mapping memory = Mapping::anonymous(20 * kMiB + 4 * kPageSize);
+      char* to = memory.address() + within;
+      for (size_t touched = 5 * kPageSize; touched < length; touched += 700 * kPageSize)
+        to[touched] = 'x';
+      to[length] = 'e';
+      ASSERT_THAT(pread(fd.get(), to, length, 3), SucceedsWith(length));
+      EXPECT_EQ(memcmp(to, content.data() + 3, length), 0) << within << " " << length;
+      EXPECT_EQ(to[length], 'e');
+      for (size_t i = 0; i < within; ++i) ASSERT_EQ(memory.address()[i], 0);
+      for (size_t i = length + 1; i < length + 2 * kPageSize; ++i) ASSERT_EQ(to[i], 0);
+    }
+  }
+}
+
+// A thread reads into what another one writes: each byte is one or the other.
+TEST_F(ReadWrite, FreshMemoryIsFilledWhileOthersWriteIt) {
+  constexpr size_t kSize = 3 << 20;
+  UniqueFd fd = make(std::string(kSize, 'f'));
+  for (int round = 0; round < 8; ++round) {
+    Mapping memory = Mapping::anonymous(kSize);
+    std::thread writer([&] {
+      for (size_t i = 0; i < kSize; i += kPageSize) memory.address()[i + 8] = 'w';
+    });
+    EXPECT_THAT(pread(fd.get(), memory.address(), kSize, 0), SucceedsWith(kSize));
+    writer.join();
+    for (size_t i = 0; i < kSize; ++i) {
+      const char value = memory.address()[i];
+      ASSERT_TRUE(value == 'f' || (value == 'w' && i % kPageSize == 8)) << i << " " << int{value};
+    }
+  }
+}
+
 TEST_F(ReadWrite, PartialCopyOverTheEdge) {
   UniqueFd fd = make(std::string(2 * kPageSize, 'p'));
   GuardedPages pages;
