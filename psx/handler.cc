@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #include "psx/broadcast_state.h"
@@ -37,10 +38,25 @@ bool thread_exists(int32_t pid, int32_t tid) {
   return asked.ok() || asked.error().value() != ESRCH;
 }
 
+namespace {
+
+// A leader that has exited goes on to exist as a zombie, but its memory is gone.
+bool has_memory(int32_t tid) {
+  char from = 0;
+  char to = 0;
+  const iovec there = {&from, 1};
+  const iovec here = {&to, 1};
+  auto copied = raw_syscall(SYS_process_vm_readv, tid, raw_arg(&here), 1, raw_arg(&there), 1, 0);
+  return copied.ok() || copied.error().value() != ESRCH;
+}
+
+}  // namespace
+
 bool caller_was_killed(BroadcastState& shared) {
   int32_t caller = shared.caller.load();
   if (caller <= 0 || !guarded(Guard::kOrphan)) return false;
-  if (thread_exists(shared.pid.load(), caller)) return false;
+  const int32_t pid = shared.pid.load();
+  if (thread_exists(pid, caller) && (caller != pid || has_memory(caller))) return false;
   // A caller takes its number back before it may exit.
   return shared.caller.compare_exchange_strong(caller, -1);
 }
