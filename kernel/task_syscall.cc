@@ -58,6 +58,9 @@ void Task::finish_call(CurrentTask& current, uint64_t value) {
   if (saved_mask && !was_interrupted)
     set_blocked_signals(*this, *std::exchange(saved_mask, std::nullopt));
   set_state(RunGuest{});
+  // The call is done, but what it wrote came from the reserve.
+  if (kernel.memory().is_short() && !kernel.memory().refill_reserve()) [[unlikely]]
+    wait_for_memory();
 }
 
 void Task::finish_call(CurrentTask& current, Errno error) {
@@ -68,7 +71,8 @@ void Task::finish_call(CurrentTask& current, Errno error) {
   }
   if (error == Errno(kEMEMORYLIMIT)) {
     finish_call(current, Errno(kERESTARTNOINTR));
-    return wait_for_memory();
+    if (std::holds_alternative<RunGuest>(run_state_)) wait_for_memory();
+    return;
   }
   finish_call(current, static_cast<uint64_t>(error.as_return()));
 }

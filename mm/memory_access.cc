@@ -11,6 +11,9 @@ namespace caisson {
 namespace {
 // How often an access may be put right without getting further, while others change the mappings.
 constexpr int kMaxStalls = 64;
+// Copies up to this may use the reserve, each so often: others take what comes free.
+constexpr size_t kSmallCopy = 16 * 1024;
+constexpr int kMaxSpent = 4;
 }  // namespace
 
 // Where the kernel process sees `addr`, and in *length how far that goes; null if the access is not
@@ -62,6 +65,7 @@ CopyResult MemoryManager::access_run(GuestAddr addr, size_t length, Access acces
   size_t done = 0;
   if (length == 0) return {};
   if (addr >= max_addr_ || length > max_addr_ - addr) return {0, Errno(EFAULT)};
+  int may_spend = length <= kSmallCopy ? kMaxSpent : 0;
   for (int stalls = 0; stalls < kMaxStalls; ++stalls) {
     size_t before = done;
     {
@@ -76,13 +80,17 @@ CopyResult MemoryManager::access_run(GuestAddr addr, size_t length, Access acces
           // Our own file never ends early: it has no page left to give.
           auto pma = pmas_.find(addr + done);
           bool is_ours = pma != pmas_.end() && pma->second.in_memory_file();
+          if (is_ours && may_spend-- > 0 && memory_.spend_reserve()) continue;
           return {done, Errno(is_ours ? kEMEMORYLIMIT : EFAULT)};
         }
       }
     }
     if (done == length) return {done, Errno(0)};
     FaultOutcome outcome = make_accessible(addr + done, access, forced, false);
-    if (outcome.kind == FaultOutcome::Kind::kOutOfMemory) return {done, Errno(kEMEMORYLIMIT)};
+    if (outcome.kind == FaultOutcome::Kind::kOutOfMemory) {
+      if (may_spend-- > 0 && memory_.spend_reserve()) continue;
+      return {done, Errno(kEMEMORYLIMIT)};
+    }
     if (outcome.kind != FaultOutcome::Kind::kHandled) break;
     if (done != before) stalls = 0;
   }

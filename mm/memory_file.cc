@@ -260,6 +260,30 @@ void MemoryFile::trim() {
   warm_.clear();
 }
 
+Result<void> MemoryFile::keep_reserve(uint64_t length) {
+  reserve_ = TRY(allocate(length));
+  return populate(reserve_);
+}
+
+bool MemoryFile::spend_reserve() {
+  constexpr uint64_t kPart = 64 * 1024;
+  MutexLock lock(mutex_);
+  const uint64_t spent = reserve_spent_.load(std::memory_order_relaxed);
+  const uint64_t part = std::min(kPart, reserve_.length - spent);
+  if (part == 0) return false;
+  punch({reserve_.offset + spent, part});
+  reserve_spent_.store(spent + part, std::memory_order_relaxed);
+  return true;
+}
+
+bool MemoryFile::refill_reserve() {
+  MutexLock lock(mutex_);
+  const uint64_t spent = reserve_spent_.load(std::memory_order_relaxed);
+  if (!host::populate(at(reserve_.offset), spent).ok()) return false;
+  reserve_spent_.store(0, std::memory_order_relaxed);
+  return true;
+}
+
 void MemoryFile::unreserve(MemoryRange range) {
   std::vector<MemoryRange> freed;
   MutexLock lock(mutex_);

@@ -106,6 +106,15 @@ class MemoryFile {
   // Writes kernel memory into the file.
   Result<void> write(uint64_t offset, std::span<const std::byte> data);
 
+  // Pages put by for small copies of the kernel's at the memory limit, which must not fail after
+  // the rest of a call is done. Once before start.
+  Result<void> keep_reserve(uint64_t length);
+  // Gives a part of it back to the host, for whoever touches next. False: nothing is left.
+  bool spend_reserve() EXCLUDES(mutex_);
+  bool is_short() const { return reserve_spent_.load(std::memory_order_relaxed) != 0; }
+  // Puts by again what was spent. False: there is no memory yet.
+  bool refill_reserve() EXCLUDES(mutex_);
+
   // Gives up the free pages that are kept warm.
   void trim();
   uint64_t allocated_bytes() const;
@@ -144,8 +153,10 @@ class MemoryFile {
   std::set<std::pair<uint64_t, uint64_t>> free_by_size_ GUARDED_BY(mutex_);  // (length, offset)
   uint64_t allocated_ GUARDED_BY(mutex_) = 0;
   std::atomic<uint64_t> released_ = 0;
-  RangeSet warm_ GUARDED_BY(mutex_);      // zeroed pages that nobody uses
-  std::atomic<uint64_t> warm_bytes_ = 0;  // of warm_, and what is about to join it
+  RangeSet warm_ GUARDED_BY(mutex_);        // zeroed pages that nobody uses
+  std::atomic<uint64_t> warm_bytes_ = 0;    // of warm_, and what is about to join it
+  MemoryRange reserve_;                     // set once before start
+  std::atomic<uint64_t> reserve_spent_{0};  // from its beginning; written with mutex_ held
   // Of what is in use, the pages that their owner found there and may not have touched.
   RangeSet untouched_ GUARDED_BY(mutex_);
 };

@@ -110,6 +110,24 @@ TEST(MemoryFile, CopiesIntoPagesThatAreThereAndThatAreNot) {
   }
 }
 
+TEST(MemoryFile, TheReserveIsSpentAndPutByAgain) {
+  auto memory = make_memory_file();
+  EXPECT_FALSE(memory->spend_reserve());  // there is none
+  constexpr uint64_t kLength = 100 * 1024;
+  ASSERT_TRUE(memory->keep_reserve(kLength).ok());
+  EXPECT_EQ(memory->resident_bytes(), kLength);
+  EXPECT_FALSE(memory->is_short());
+  EXPECT_TRUE(memory->spend_reserve());
+  EXPECT_TRUE(memory->is_short());
+  EXPECT_LT(memory->resident_bytes(), kLength);
+  EXPECT_TRUE(memory->spend_reserve());
+  EXPECT_EQ(memory->resident_bytes(), 0u);
+  EXPECT_FALSE(memory->spend_reserve());
+  EXPECT_TRUE(memory->refill_reserve());
+  EXPECT_FALSE(memory->is_short());
+  EXPECT_EQ(memory->resident_bytes(), kLength);
+}
+
 TEST(MemoryFile, ReferencesCountPerByteRange) {
   auto memory = make_memory_file();
   MemoryRange range = MUST(memory->allocate(10 * kPageSize));

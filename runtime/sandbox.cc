@@ -33,6 +33,7 @@ namespace {
 // Offsets in the memory file are cheap, pages are not: room for every reservation that a guest
 // makes.
 constexpr uint64_t kMemoryFileSize = uint64_t{1} << 45;
+constexpr uint64_t kMemoryReserve = 256 * 1024;
 
 void tell(const UniqueFd& launcher, FromKernel::Kind kind, int value,
           const std::string& text = {}) {
@@ -189,6 +190,8 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
   UniqueFd memory_fd(fcntl(guest_memory.read_write.get(), F_DUPFD_CLOEXEC, 3));
   auto memory =
       STEP_ERRNO("guest memory", MemoryFile::create(std::move(memory_fd), kMemoryFileSize));
+  STEP_ERRNO("the reserve of guest memory",
+             memory->keep_reserve(std::clamp(page_down(limit / 64), kPageSize, kMemoryReserve)));
   if (namespaces) STEP(enter_empty_root());
   STEP(drop_privileges());
 

@@ -49,6 +49,35 @@ uint64_t touch_fresh(uint64_t count, size_t size) {
 BENCH(first_touch_page) { return touch_fresh(count, 4 << 20); }
 BENCH(fault_256m_page) { return touch_fresh(count, 256 << 20); }
 
+// read(2) of `count` pages, as much at once as there is fresh memory for.
+uint64_t read_fresh(uint64_t count, size_t size) {
+  static const int file = [] {
+    const int made = memfd_create("source", 0);
+    constexpr size_t kMost = 64 << 20;
+    REQUIRE(made >= 0 && ftruncate(made, kMost) == 0);
+    char* at =
+        static_cast<char*>(mmap(nullptr, kMost, PROT_READ | PROT_WRITE, MAP_SHARED, made, 0));
+    REQUIRE(at != MAP_FAILED);
+    touch(at, kMost);
+    REQUIRE(munmap(at, kMost) == 0);
+    return made;
+  }();
+  uint64_t took = 0;
+  for (uint64_t left = count; left != 0;) {
+    const uint64_t pages = left < size / kPage ? left : size / kPage;
+    char* at = map(size, PROT_READ | PROT_WRITE);
+    const uint64_t start = now_ns();
+    REQUIRE(pread(file, at, pages * kPage, 0) == static_cast<ssize_t>(pages * kPage));
+    took += now_ns() - start;
+    REQUIRE(munmap(at, size) == 0);
+    left -= pages;
+  }
+  return took;
+}
+
+BENCH(read_fresh_3m_page) { return read_fresh(count, 3 << 20); }
+BENCH(read_fresh_64m_page) { return read_fresh(count, 64 << 20); }
+
 BENCH(mprotect_pair) {
   static char* const at = [] {
     char* made = map(kPage, PROT_READ | PROT_WRITE);

@@ -57,6 +57,21 @@ void fill_by_signal_frames(size_t bytes, F enough) {
   }
 }
 
+// Calls that have taken something before they write it, each to a page that nothing has touched.
+template <typename F>
+void fill_by_signal_information(size_t bytes, F enough) {
+  char* at = reserve(bytes);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  const timespec patience{2, 0};
+  for (; !enough(); at += 4096) {
+    if (raise(SIGUSR1) != 0) _exit(18);
+    if (sigtimedwait(&set, reinterpret_cast<siginfo_t*>(at), &patience) != SIGUSR1) _exit(19);
+  }
+}
+
 void set_adjustment(int value) {
   FILE* file = fopen("/proc/self/oom_score_adj", "w");
   if (file == nullptr || fprintf(file, "%d", value) < 0 || fclose(file) != 0) _exit(12);
@@ -160,7 +175,7 @@ int main(int argc, char** argv) {
            }));
   } else if (mode == "frames") {
     report("eater", start([] { fill_by_signal_frames(kTooMuch, [] { return false; }); }));
-  } else if (mode == "protected_frames") {
+  } else if (mode == "protected_frames" || mode == "protected_calls") {
     int gone[2];
     if (pipe2(gone, O_NONBLOCK) != 0) return 1;
     pid_t favourite = start([] {
@@ -172,7 +187,11 @@ int main(int argc, char** argv) {
       set_adjustment(-1000);
       close(gone[1]);
       char byte;
-      fill_by_signal_frames(kTooMuch, [&] { return read(gone[0], &byte, 1) == 0; });
+      auto enough = [&] { return read(gone[0], &byte, 1) == 0; };
+      if (mode == "protected_frames")
+        fill_by_signal_frames(kTooMuch, enough);
+      else
+        fill_by_signal_information(kTooMuch, enough);
     });
     close(gone[1]);
     report("favourite", favourite);

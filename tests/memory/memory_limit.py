@@ -53,6 +53,10 @@ class MemoryLimit(unittest.TestCase):
         (report,) = self.expect("protected_frames", ["favourite killed 9", "big ended 0"], 1)
         self.assertEqual(report[2], "900")
 
+    def test_what_a_call_has_taken_is_not_lost(self):
+        (report,) = self.expect("protected_calls", ["favourite killed 9", "big ended 0"], 1)
+        self.assertEqual(report[2], "900")
+
     def test_what_is_kept_warm_is_given_back_first(self):
         self.expect("parked", ["eater ended 0"], 0)
 
