@@ -399,12 +399,24 @@ Result<void> MemoryFile::write(uint64_t offset, std::span<const std::byte> data)
 size_t MemoryFile::copy_out(std::byte* to, const std::byte* from, size_t length) {
   constexpr size_t kWorthAsking = 32 * 1024;
   constexpr size_t kPiece = 1024 * 1024;  // the host locks the file for each
+  // Where this thread found pages the last time: buffers are used again and again. Stale answers
+  // cost time only, and not for long.
+  constexpr int kAskAgain = 32;
+  struct Present {
+    const MemoryFile* file = nullptr;
+    uint64_t block = 0;
+    int uses = 0;
+  };
+  static thread_local Present present;
   while (length >= kWorthAsking) {
     const uint64_t offset = static_cast<uint64_t>(to - base_);
+    const uint64_t block = offset / kHugePageSize;
+    if (present.file == this && present.block == block && present.uses++ < kAskAgain) break;
     size_t piece = page_up(offset) - offset;  // up to where a page begins
     if (piece == 0) {
       const uint64_t data = host::seek_data(fd_.get(), offset).value_or(size_);
       piece = page_down(std::min({length, kPiece, data - std::min(data, offset)}));
+      if (piece == 0) present = {this, block, 0};
       if (piece == 0 || !write(offset, {from, piece}).ok()) break;
     } else if (size_t left = safe_copy(to, from, piece); left != 0) {
       return length - piece + left;
