@@ -35,7 +35,10 @@ Result<std::string> make_boot_id() {
 }  // namespace
 
 Kernel::Kernel(const KernelConfig& config)
-    : config_(config), run_queue_(config.platform), uts_(config.hostname) {}
+    : config_(config),
+      call_patcher_(config.platform, config.patch_calls_after),
+      run_queue_(config.platform),
+      uts_(config.hostname) {}
 
 Result<std::unique_ptr<Kernel>> Kernel::create(const KernelConfig& config) {
   std::unique_ptr<Kernel> kernel(new Kernel(config));

@@ -16,6 +16,7 @@
 
 #include "host/event_loop.h"
 #include "kernel/auth/credentials.h"
+#include "kernel/call_patcher.h"
 #include "kernel/futex/futex_table.h"
 #include "kernel/ipc/shm.h"
 #include "kernel/memory_killer.h"
@@ -40,7 +41,8 @@ struct KernelConfig {
   SyscallTable& syscalls;
   SyscallObserver* observer = nullptr;  // outlives the kernel
   std::string hostname = "caisson";
-  uint64_t memory_limit = 0;  // bytes; 0: what the host has
+  uint64_t memory_limit = 0;                                // bytes; 0: what the host has
+  uint32_t patch_calls_after = CallPatcher::kDefaultAfter;  // trapped calls of a file; 0: never
 };
 
 struct MemoryStatus {
@@ -81,6 +83,7 @@ class Kernel {
   MemoryFile& memory() const { return config_.memory; }
   host::EventLoop& events() const { return config_.events; }
   SyscallTable& syscalls() const { return config_.syscalls; }
+  CallPatcher& call_patcher() { return call_patcher_; }
   SyscallObserver* observer() const { return config_.observer; }
   RunQueue& run_queue() { return run_queue_; }
   TaskSet& tasks() { return tasks_; }
@@ -114,6 +117,7 @@ class Kernel {
   void wait_for_event(uint32_t seen, uint64_t limit_ns);
 
   const KernelConfig config_;
+  CallPatcher call_patcher_;
   ShmTable shared_memory_{config_.memory};  // outlives the tasks
   RunQueue run_queue_;
   TaskSet tasks_;

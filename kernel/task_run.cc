@@ -31,11 +31,13 @@ void Task::run_event() {
   switch (context->event()) {
     case platform::EventKind::kSyscall:
       if (is_fetching) break;
+      if (context->is_trapped()) report_trap(current);
       restart_.reset();
       set_state(RunSyscall{});
       return run_loop();
     case platform::EventKind::kFault:
       if (is_fetching) break;
+      if (take_patched_place(current)) return run_loop();
       regs.orig_rax = ~0ull;
       take_fault(current);
       return run_loop();
@@ -231,6 +233,39 @@ void Task::wait_for_memory() {
 }
 
 // A synchronous exception. Page faults are the address space's business first.
+// One in many, so that the rest pays nothing for it.
+void Task::report_trap(CurrentTask& current) {
+  CallPatcher& patcher = kernel.call_patcher();
+  if (!patcher.is_on() || ++trapped_calls_ % patcher.traps_per_report() != 0) return;
+  patcher.trapped(current.mm(), context->regs().rip);
+}
+
+// The guest went to an instruction in the middle of a patch: a call to be restarted after a
+// handler, for one.
+bool Task::take_patched_place(CurrentTask& current) {
+  using Kind = MemoryManager::PatchedPlace::Kind;
+  if (context->fault().signo != SIGILL) return false;
+  Registers& regs = context->regs();
+  MemoryManager::PatchedPlace place = current.mm().patched_place(regs.rip);
+  if (place.kind == Kind::kNone) return false;
+  regs.rip = place.next;
+  if (place.kind == Kind::kCompare) {
+    constexpr uint64_t kArithmeticFlags = 0x8d5;
+    uint64_t flags;
+    __asm__("cmp $-4096, %1; pushf; pop %0" : "=r"(flags) : "r"(regs.rax) : "cc");
+    regs.eflags = (regs.eflags & ~kArithmeticFlags) | (flags & kArithmeticFlags);
+    set_state(RunGuest{});
+    return true;
+  }
+  regs.orig_rax = regs.rax;
+  regs.rcx = regs.rip;
+  regs.r11 = regs.eflags;
+  context->take_call();
+  restart_.reset();
+  set_state(RunSyscall{});
+  return true;
+}
+
 void Task::take_fault(CurrentTask& current) {
   const platform::Fault fault = context->fault();
   SigInfo info;

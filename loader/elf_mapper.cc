@@ -28,7 +28,8 @@ Result<void> map_zeros(MemoryManager& mm, GuestAddr start, GuestAddr end, int pr
 }
 
 Result<void> map_segment(MemoryManager& mm, const ElfFile& elf, RefOrNull<Mappable> file,
-                         const Elf64_Phdr& segment, GuestAddr addr, bool replace) {
+                         const Elf64_Phdr& segment, GuestAddr addr, bool replace,
+                         MmapOrigin origin) {
   int prot = segment_prot(segment);
   if (segment.p_filesz == 0)
     return map_zeros(mm, page_down(addr), page_up(addr + segment.p_memsz), prot);
@@ -37,6 +38,7 @@ Result<void> map_segment(MemoryManager& mm, const ElfFile& elf, RefOrNull<Mappab
   request.length = segment.p_filesz + page_offset(segment.p_vaddr);
   request.prot = prot;
   request.flags = MAP_PRIVATE | (replace ? MAP_FIXED : MAP_FIXED_NOREPLACE);
+  request.origin = origin;
   request.file = std::move(file);
   request.offset = segment.p_offset - page_offset(segment.p_vaddr);
   (void)TRY(mm.mmap(request));
@@ -52,7 +54,8 @@ Result<void> map_segment(MemoryManager& mm, const ElfFile& elf, RefOrNull<Mappab
 
 }  // namespace
 
-Result<MappedElf> map_elf(MemoryManager& mm, const ElfFile& elf, Placement placement) {
+Result<MappedElf> map_elf(MemoryManager& mm, const ElfFile& elf, Placement placement,
+                          MmapOrigin origin) {
   MappedElf mapped;
   mapped.code_start = ~uint64_t{0};
   RefOrNull<Mappable> file = TRY(elf.file->mappable()).or_null();
@@ -79,7 +82,7 @@ Result<MappedElf> map_elf(MemoryManager& mm, const ElfFile& elf, Placement place
     reserved = first && !elf.is_position_independent();
     GuestAddr addr = mapped.bias + segment.p_vaddr;
     if (!mm.is_guest_range(addr, segment.p_memsz)) return Errno(EINVAL);
-    TRY(map_segment(mm, elf, file, segment, addr, !reserved));
+    TRY(map_segment(mm, elf, file, segment, addr, !reserved, origin));
     first = false;
 
     if (elf.header.e_phoff >= segment.p_offset &&

@@ -21,6 +21,7 @@ enum class Placement : uint8_t {
   kMappingArea,  // where mmap puts things: interpreters, static position-independent programs
 };
 
-Result<MappedElf> map_elf(MemoryManager& mm, const ElfFile& elf, Placement placement);
+Result<MappedElf> map_elf(MemoryManager& mm, const ElfFile& elf, Placement placement,
+                          MmapOrigin origin);
 
 }  // namespace caisson

@@ -129,13 +129,15 @@ Result<LoadedProgram> build(platform::Platform& platform, MemoryFile& memory,
                                                     request.trust_domain, request.randomize));
   GuestAddr stack_top = TRY(mm->make_stack(elf.executable_stack));
   MappedElf program =
-      TRY(map_elf(*mm, elf, interpreter ? Placement::kProgram : Placement::kMappingArea));
+      TRY(map_elf(*mm, elf, interpreter ? Placement::kProgram : Placement::kMappingArea,
+                  MmapOrigin::kExecProgram));
   GuestAddr entry = program.entry;
   GuestAddr interpreter_base = 0;
   if (interpreter) {
     if (interpreter->header.e_type != ET_EXEC && interpreter->header.e_type != ET_DYN)
       return Errno(ENOEXEC);
-    MappedElf mapped = TRY(map_elf(*mm, *interpreter, Placement::kMappingArea));
+    MappedElf mapped =
+        TRY(map_elf(*mm, *interpreter, Placement::kMappingArea, MmapOrigin::kExecInterpreter));
     entry = mapped.entry;
     interpreter_base = mapped.bias;
   }

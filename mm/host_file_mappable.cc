@@ -31,6 +31,13 @@ Result<Ref<platform::MappableFile>> HostFileMappable::host_file() {
   return Ref<platform::MappableFile>::from(host_file_);
 }
 
+void HostFileMappable::set_patched_text(std::unique_ptr<PatchedText> text) {
+  MutexLock lock(mutex_);
+  if (text_) return;
+  text_ = std::move(text);
+  patched_text_.store(text_.get(), std::memory_order_release);
+}
+
 const std::byte* HostFileMappable::kernel_view(uint64_t offset, uint64_t* length) {
   uint64_t window_offset = offset - offset % kWindow;
   MutexLock lock(mutex_);

@@ -26,6 +26,10 @@ class HostFileMappable final : public Mappable {
   MappedFileInfo info() const override { return info_; }
   Result<Ref<platform::MappableFile>> host_file() override;
   const std::byte* kernel_view(uint64_t offset, uint64_t* length) override;
+  const PatchedText* patched_text() const override {
+    return patched_text_.load(std::memory_order_acquire);
+  }
+  void set_patched_text(std::unique_ptr<PatchedText> text) override;
 
   int fd() const { return fd_.get(); }
 
@@ -39,6 +43,8 @@ class HostFileMappable final : public Mappable {
   const MappedFileInfo info_;
   Mutex<LockRank::kPageIndex> mutex_;
   RefOrNull<platform::MappableFile> host_file_ GUARDED_BY(mutex_);
+  std::unique_ptr<PatchedText> text_ GUARDED_BY(mutex_);
+  std::atomic<const PatchedText*> patched_text_{nullptr};  // text_, once it is there
   std::map<uint64_t, Window> windows_ GUARDED_BY(mutex_);  // by file offset
 };
 

@@ -14,8 +14,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/ref.h"
 #include "base/result.h"
@@ -32,6 +34,23 @@ struct MappedFileInfo {
   uint32_t device_minor = 0;
   uint64_t inode = 0;
   std::string path;  // as the guest sees it; " (deleted)" included
+};
+
+struct PatchedCall {
+  uint64_t offset = 0;  // in the file
+  platform::CallShape shape = platform::CallShape::kMov;
+};
+
+// A copy of one part of a host file's text in which system calls are patched. Immutable.
+struct PatchedText {
+  uint64_t offset = 0;  // in the file, of the image's first byte
+  platform::PatchedImage image;
+  std::vector<PatchedCall> calls;  // what is patched, by offset
+
+  bool covers(uint64_t start, uint64_t length) const {
+    return start >= offset && length <= image.bytes.size() &&
+           start - offset <= image.bytes.size() - length;
+  }
 };
 
 class Mappable : public RefCounted<Mappable> {
@@ -63,6 +82,11 @@ class Mappable : public RefCounted<Mappable> {
   // is contiguous; null if it can't. Stays valid as long as the mappable. Fault-guarded access
   // only.
   virtual const std::byte* kernel_view(uint64_t offset, uint64_t* length) { return nullptr; }
+
+  // kHostFile only: what executable mappings show instead of the file; null: there is none (yet).
+  virtual const PatchedText* patched_text() const { return nullptr; }
+  // Once. Mappings that exist stay as they are (MemoryManager::map_text_again).
+  virtual void set_patched_text(std::unique_ptr<PatchedText>) {}
 
   // kMemory only: the memory that holds `offset` (page aligned) and at most `length` bytes after
   // it. Takes a reference on the range for the caller. Holes are filled with new pages.

@@ -213,8 +213,9 @@ PmaSet::iterator MemoryManager::insert_pma_locked(const Pma& pma) {
   ++generation_;
   auto joins = [](const Pma& low, const Pma& high) {
     return low.end == high.start && low.kind == high.kind && low.prot == high.prot &&
-           low.read_only == high.read_only && low.is_broken == high.is_broken &&
-           low.shared_by == high.shared_by && low.offset + low.length() == high.offset &&
+           low.read_only == high.read_only && low.is_patched == high.is_patched &&
+           low.is_broken == high.is_broken && low.shared_by == high.shared_by &&
+           low.offset + low.length() == high.offset &&
            (low.spare == kNoSpare ? high.spare == kNoSpare
                                   : low.spare + low.length() == high.spare);
   };
@@ -247,7 +248,69 @@ bool MemoryManager::wants_huge_locked(const Vma& vma, const Pma& pma) const {
   return memory_.has_room_for_huge(pma.length());
 }
 
-void MemoryManager::post_map_locked(const Vma& vma, const Pma& pma) {
+// What is mapped for `pma` instead of its file.
+const PatchedText* MemoryManager::patched_text_locked(const Vma& vma, const Pma& pma) const {
+  if (pma.kind != Pma::Kind::kHostFile || vma.is_shared() || (pma.prot & kProtExec) == 0 ||
+      !vma.has(kVmaPatchable) || (vma.prot & kProtWrite) != 0)
+    return nullptr;
+  const PatchedText* text = vma.file->patched_text();
+  if (text == nullptr || !text->covers(pma.offset, pma.length()) ||
+      !space_->claim_image(text->image.id, pma.start - pma.offset))
+    return nullptr;
+  return text;
+}
+
+std::optional<MemoryManager::HostText> MemoryManager::host_text_at(GuestAddr addr) const {
+  ReadLock lock(mappings_);
+  auto vma = vmas_.find(addr);
+  auto pma = pmas_.find(addr);
+  if (vma == vmas_.end() || pma == pmas_.end() || pma->second.kind != Pma::Kind::kHostFile ||
+      vma->second.is_shared())
+    return std::nullopt;
+  return HostText{Ref<Mappable>::from(vma->second.file.ref()), vma->second.file_offset(addr),
+                  pma->second.is_patched};
+}
+
+void MemoryManager::map_text_again(const Mappable& file) {
+  WriteLock lock(mappings_);
+  for (auto& [start, vma] : vmas_) {
+    if (vma.file.ref().get() != &file || vma.is_shared() || (vma.prot & kProtExec) == 0) continue;
+    vma.flags |= kVmaPatchable;
+    for (auto it = pmas_.first_ending_after(vma.start);
+         it != pmas_.end() && it->second.start < vma.end; ++it) {
+      Pma& pma = it->second;
+      if (pma.is_patched || patched_text_locked(vma, pma) == nullptr) continue;
+      post_map_locked(vma, pma);
+    }
+  }
+}
+
+MemoryManager::PatchedPlace MemoryManager::patched_place(GuestAddr addr) const {
+  ReadLock lock(mappings_);
+  auto vma = vmas_.find(addr);
+  auto pma = pmas_.find(addr);
+  if (vma == vmas_.end() || pma == pmas_.end()) return {};
+  const PatchedText* text = patched_text_locked(vma->second, pma->second);
+  if (text == nullptr) return {};
+  uint64_t offset = vma->second.file_offset(addr);
+  auto call = std::upper_bound(text->calls.begin(), text->calls.end(), offset,
+                               [](uint64_t at, const PatchedCall& c) { return at < c.offset; });
+  if (call == text->calls.begin()) return {};
+  --call;
+  uint64_t within = offset - call->offset;
+  GuestAddr start = addr - within;
+  if (call->shape == platform::CallShape::kMov) {
+    if (within == 5) return {PatchedPlace::Kind::kCall, start + 7};
+  } else {
+    // What is left of `xor; syscall; cmp`: from the second on a harmless `and` and then an invalid
+    // opcode at 7.
+    if (within == 7) return {PatchedPlace::Kind::kCall, start + 4};
+    if (within == 4) return {PatchedPlace::Kind::kCompare, start + 10};
+  }
+  return {};
+}
+
+void MemoryManager::post_map_locked(const Vma& vma, Pma& pma) {
   platform::MapOrder order;
   order.addr = pma.start;
   order.length = pma.length();
@@ -261,6 +324,13 @@ void MemoryManager::post_map_locked(const Vma& vma, const Pma& pma) {
           pma.read_only ? platform::Backing::kMemoryReadOnly : platform::Backing::kMemory;
       break;
     case Pma::Kind::kHostFile: {
+      const PatchedText* text = patched_text_locked(vma, pma);
+      pma.is_patched = text != nullptr;
+      if (text != nullptr) {
+        order.backing = platform::Backing::kPatched;
+        order.offset = text->image.offset + (pma.offset - text->offset);
+        break;
+      }
       Result<Ref<platform::MappableFile>> host = vma.file->host_file();
       if (!host.ok()) {
         // Registered when the pma was made; only a dying stub loses it. The guest will fault.

@@ -14,6 +14,7 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,6 +44,13 @@ struct MemoryLimits {
   uint64_t locked = 8 * 1024 * 1024;  // RLIMIT_MEMLOCK
 };
 
+// Who maps: for files' patched text (kVmaPatchable).
+enum class MmapOrigin : uint8_t {
+  kCall,  // mmap(2); `caller` tells more
+  kExecProgram,
+  kExecInterpreter,
+};
+
 struct MmapRequest {
   GuestAddr addr = 0;
   uint64_t length = 0;
@@ -55,6 +63,8 @@ struct MmapRequest {
   bool no_exec = false;          // the file is on a noexec mount
   bool may_lock = false;         // CAP_IPC_LOCK
   bool file_is_written = false;  // somebody has it open for writing
+  MmapOrigin origin = MmapOrigin::kCall;
+  GuestAddr caller = 0;  // where the call returns to
 };
 
 // How far a copy came. error is 0 when all of it was done.
@@ -200,6 +210,28 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // (SIGSEGV or SIGBUS).
   FaultOutcome handle_fault(GuestAddr addr, Access access, int host_signo);
 
+  // --- Patched system calls (kernel/call_patcher.h).
+  struct HostText {
+    Ref<Mappable> file;
+    uint64_t offset = 0;      // in the file
+    bool is_patched = false;  // what is mapped is the file's patched text
+  };
+  // What lies at `addr`, if it is a private mapping of a host file.
+  std::optional<HostText> host_text_at(GuestAddr addr) const;
+  // Maps the patched text of `file` wherever the file's own is mapped for execution.
+  void map_text_again(const Mappable& file);
+  // What the guest wants that executed an invalid opcode at `addr`, which was made so by a patch.
+  struct PatchedPlace {
+    enum class Kind : uint8_t {
+      kNone,
+      kCall,     // the `syscall` instruction; its return address is `next`
+      kCompare,  // `cmp $-4096, %rax`, which ends at `next`
+    };
+    Kind kind = Kind::kNone;
+    GuestAddr next = 0;
+  };
+  PatchedPlace patched_place(GuestAddr addr) const;
+
   // Called by the file (MappingRegistry::drop_pages), with locks of the file held.
   void drop_file_pages(const Mappable& file, uint64_t offset, uint64_t end, bool copies);
 
@@ -286,7 +318,10 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   void drop_pmas_locked(GuestAddr start, GuestAddr end, Garbage& garbage, Unmap unmap)
       REQUIRES(mappings_);
   PmaSet::iterator insert_pma_locked(const Pma& pma) REQUIRES(mappings_);
-  void post_map_locked(const Vma& vma, const Pma& pma) REQUIRES(mappings_);
+  // Orders the mapping, and notes in `pma` what became of it.
+  void post_map_locked(const Vma& vma, Pma& pma) REQUIRES(mappings_);
+  const PatchedText* patched_text_locked(const Vma& vma, const Pma& pma) const
+      REQUIRES_SHARED(mappings_);
   bool wants_huge_locked(const Vma& vma, const Pma& pma) const REQUIRES_SHARED(mappings_);
   bool fits_limits_locked(uint64_t added, bool is_data) const REQUIRES(mappings_);
   bool near_mapping_limit() const;
@@ -315,6 +350,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   void settle_fork();
 
   // memory_map.cc, memory_protect.cc, memory_remap.cc
+  bool is_patchable_locked(const MmapRequest& request) const REQUIRES_SHARED(mappings_);
   void populate_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
   Result<void> protect_locked(GuestAddr addr, GuestAddr end, int prot, int grows, Garbage& garbage)
       REQUIRES(mappings_);

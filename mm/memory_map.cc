@@ -87,6 +87,14 @@ uint32_t vma_flags(const MmapRequest& request, bool shared) {
 
 }  // namespace
 
+// Emulators and the like map text that they will not run as it is; they have no interpreter of ours
+// do it.
+bool MemoryManager::is_patchable_locked(const MmapRequest& request) const {
+  if (request.origin != MmapOrigin::kCall) return true;
+  auto caller = vmas_.find(request.caller);
+  return caller != vmas_.end() && caller->second.has(kVmaInterpreter);
+}
+
 Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
   // The order of the checks is Linux's.
   if (!is_page_aligned(request.offset)) return Errno(EINVAL);
@@ -180,6 +188,8 @@ Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
     return fail(Errno(ENOMEM));
   if (replaced != 0) remove_locked(addr, addr + length, garbage);
 
+  if (vma.file && is_patchable_locked(request)) vma.flags |= kVmaPatchable;
+  if (request.origin == MmapOrigin::kExecInterpreter) vma.flags |= kVmaInterpreter;
   const Vma& made = insert_vma_locked(std::move(vma))->second;
   Result<void> backed;
   if (!copy.range.empty()) {

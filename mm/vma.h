@@ -37,6 +37,11 @@ inline constexpr uint32_t kVmaMergeable = 1u << 11;
 inline constexpr uint32_t kVmaLockOnFault = 1u << 12;
 // Private pages are copied one by one, so that the others show what is written to the file.
 inline constexpr uint32_t kVmaCopyByPage = 1u << 13;
+// What runs here runs as it is in the file: nobody else reads and translates it
+// (kernel/call_patcher.h).
+inline constexpr uint32_t kVmaPatchable = 1u << 14;
+// Text of the interpreter that exec mapped; what it maps is patchable too.
+inline constexpr uint32_t kVmaInterpreter = 1u << 15;
 
 struct Vma {
   GuestAddr start = 0;
@@ -71,6 +76,7 @@ struct Pma {
   Kind kind = Kind::kPrivate;
   uint8_t prot = 0;
   bool read_only = false;           // mapped through a descriptor that can't write
+  bool is_patched = false;          // kHostFile: the file's patched text is mapped
   bool is_broken = false;           // was shared by a fork and has been written since
   uint64_t spare = kNoSpare;        // where copies of shared private memory go; reserved
   uint64_t shared_by = 0;           // which fork of this address space made it is_cow()

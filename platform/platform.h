@@ -8,8 +8,10 @@
 // (AddressSpace::defer). Everything here may be called by any worker.
 #pragma once
 
+#include <linux/audit.h>
 #include <sched.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -45,6 +47,7 @@ enum class Backing : uint8_t {
   kMemoryReadOnly,  // the guest memory file through a read-only descriptor: can never be opened for
                     // writing
   kFile,            // a MappableFile
+  kPatched,         // a PatchedImage
 };
 
 struct MapOrder {
@@ -53,9 +56,10 @@ struct MapOrder {
   int prot = 0;         // PROT_*
   Backing backing = Backing::kMemory;
   MappableFile* file = nullptr;  // for kFile; the address space takes a reference
-  uint64_t offset = 0;           // in the memory file or the host file, multiple of kPageSize
-  bool populate = false;         // MAP_POPULATE
-  bool huge = false;             // the host may use huge pages
+  uint64_t offset =
+      0;  // in the memory file, the host file or among the patched images, multiple of kPageSize
+  bool populate = false;  // MAP_POPULATE
+  bool huge = false;      // the host may use huge pages
 };
 
 // The platform's mapping target: one guest address space. Orders are carried out in the order in
@@ -79,6 +83,9 @@ class AddressSpace : public RefCounted<AddressSpace> {
   virtual size_t recall_private_waiters() = 0;
   // Host mappings that the orders so far have left at most; the host's limit is vm.max_map_count.
   virtual size_t mapping_count() const = 0;
+  // Says that the file of a PatchedImage has its first byte at `base`. False: it is somewhere else
+  // already, and the image may not be mapped for this one.
+  virtual bool claim_image(uint32_t /*image*/, uint64_t /*base*/) { return false; }
 };
 
 enum class EventKind : uint8_t {
@@ -118,6 +125,14 @@ class Context {
   const Registers& regs() const { return regs_; }
   EventKind event() const { return event_; }
   const Fault& fault() const { return fault_; }
+  // Whether a kSyscall event came by a trap and not by a patched call site.
+  bool is_trapped() const { return is_trapped_; }
+  // A kFault event turned out to be a call: becomes a kSyscall event.
+  void take_call() {
+    event_ = EventKind::kSyscall;
+    syscall_arch_ = AUDIT_ARCH_X86_64;
+    is_trapped_ = false;
+  }
   // AUDIT_ARCH_* of a kSyscall event; anything but AUDIT_ARCH_X86_64 came by int 0x80.
   uint32_t syscall_arch() const { return syscall_arch_; }
 
@@ -166,7 +181,23 @@ class Context {
   Fault fault_{};
   EventKind event_ = EventKind::kSyscall;
   uint32_t syscall_arch_ = 0;
+  bool is_trapped_ = false;
   void* owner_ = nullptr;
+};
+
+// A copy of a file's text whose system calls reach the kernel without a trap: the first kPatchSize
+// bytes of certain sequences of instructions are replaced by a jump. Where such text may be, and
+// what may be replaced, is for the caller to know. Lives as long as the platform.
+enum class CallShape : uint8_t {
+  kMov,  // mov $number, %eax; syscall
+  // xor %eax, %eax; syscall; cmp $-4096, %rax: 10 bytes. The last 3 stay and are skipped.
+  kXorCompare,
+};
+inline constexpr size_t kPatchSize = 7;
+struct PatchedImage {
+  uint32_t id = 0;
+  uint64_t offset = 0;         // for MapOrder::offset
+  std::span<std::byte> bytes;  // whole pages, to be filled before the image is mapped
 };
 
 // What a worker asks before it goes to sleep, so that no work is missed. Called often: must be
@@ -201,6 +232,18 @@ class Platform {
   // Address of the vDSO image that every address space holds above max_user_address(), for
   // AT_SYSINFO_EHDR; 0 if none.
   virtual GuestAddr vdso_address() const = 0;
+
+  // `length` is a multiple of the page size. ENOSYS: this platform does not patch; ENOSPC: no room
+  // for more.
+  virtual Result<PatchedImage> new_patched_image(uint64_t /*length*/) { return Errno(ENOSYS); }
+  // The bytes that replace a call of `number` in `image`, `offset` bytes into its file. ENOTSUP:
+  // calls of that number stay as they are.
+  virtual Result<std::array<std::byte, kPatchSize>> new_patched_call(const PatchedImage& /*image*/,
+                                                                     CallShape /*shape*/,
+                                                                     uint32_t /*number*/,
+                                                                     uint64_t /*offset*/) {
+    return Errno(ENOSYS);
+  }
 
   // Number of workers that the kernel shall start; worker i calls bind_worker(i) first, which pins
   // it to its CPU.

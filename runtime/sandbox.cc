@@ -184,6 +184,7 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
     _exit(kExitInternal);
   };
   platform_options.stub_calls = !options.no_stub_calls;
+  platform_options.patch_calls = options.patch_calls_after != 0;
   platform_options.stub_answers = !options.no_stub_calls && !options.strace;
   auto platform = STEP_ERRNO("the platform", systrap::Systrap::create(platform_options));
   // After the zygote, whose region must be free and whose fork should be cheap.
@@ -198,8 +199,14 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
   auto fs = STEP(make_root(std::move(host_root), *platform, *memory, options));
   SyscallTable table(amd64_syscalls());
   Tracer tracer(STDERR_FILENO);
-  KernelConfig config{*platform,        *memory, *events, table, options.strace ? &tracer : nullptr,
-                      options.hostname, limit};
+  KernelConfig config{*platform,
+                      *memory,
+                      *events,
+                      table,
+                      options.strace ? &tracer : nullptr,
+                      options.hostname,
+                      limit,
+                      options.patch_calls_after};
   auto kernel = STEP_ERRNO("the kernel", Kernel::create(config));
   STEP(mount_proc(*fs, *kernel));
   STEP(install_kernel_filter());

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernel/call_patcher.h"
 #include "runtime/posture.h"
 
 namespace caisson::runtime {
@@ -21,6 +22,8 @@ struct SandboxOptions {
   int cpus = 0;               // 0: all that the caller may use
   bool strace = false;
   bool no_stub_calls = false;  // guest threads make no host call of their own: slower, less exposed
+  // System calls of a file are patched after so many trapped ones; 0: never.
+  uint32_t patch_calls_after = CallPatcher::kDefaultAfter;
   Posture required_posture = Posture::kNested;
 };
 

@@ -18,6 +18,7 @@ SyscallResult sys_mmap(CurrentTask& task, uint64_t addr, uint64_t length, int pr
   request.prot = prot;
   request.flags = flags;
   request.offset = offset;
+  request.caller = task.regs().rip;
   request.may_lock = task.credentials().has(Capability::kIpcLock);
   if ((flags & MAP_ANONYMOUS) == 0) {
     Ref<FileDescription> file = TRY(task.files().get(fd));

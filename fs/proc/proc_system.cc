@@ -183,7 +183,9 @@ std::string ngroups_max(Kernel&) { return "65536\n"; }
 std::string randomize(Kernel&) { return "2\n"; }
 std::string overcommit(Kernel&) { return "0\n"; }
 std::string max_map_count(Kernel&) { return "65530\n"; }
-std::string mmap_min_addr(Kernel&) { return "65536\n"; }
+std::string mmap_min_addr(Kernel& kernel) {
+  return std::to_string(kernel.platform().min_user_address()) + "\n";
+}
 std::string pipe_max_size(Kernel&) { return std::to_string(kMaxPipeSize) + "\n"; }
 std::string nr_open(Kernel&) { return std::to_string(kMaxDescriptors) + "\n"; }
 std::string file_max(Kernel&) { return "9223372036854775807\n"; }

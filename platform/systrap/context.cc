@@ -410,6 +410,11 @@ std::byte* SystrapContext::vector_state_of(StubThread& thread) const {
   return reinterpret_cast<std::byte*>(&thread.slot()) + thread.vector_offset;
 }
 
+// Where the guest believes to be that runs a patched call's code.
+uint64_t SystrapContext::guest_address(uint64_t rip) const {
+  return systrap_.calls().guest_address(rip, space_->process().images());
+}
+
 bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
   Slot& slot = thread.slot();
   auto* bytes = reinterpret_cast<const std::byte*>(&slot);
@@ -445,12 +450,24 @@ bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
   regs_.gs_base = gs == thread.address() ? 0 : canonical(gs);
 
   uint32_t signo = slot.signo;
+  if (systrap_.calls().is_code(m.rip)) {
+    if (signo == SIGILL) {
+      // A patched call of a guest with a GS base of its own. The return address is in rcx.
+      take_call();
+      regs_.orig_rax = regs_.rax;
+      regs_.rip = regs_.rcx;
+      regs_.r11 = regs_.eflags;
+      return true;
+    }
+    regs_.rip = guest_address(m.rip);
+  }
   switch (signo) {
     case SIGSYS:
       if (info.code != kSysSeccomp) return false;
       event_ = EventKind::kSyscall;
       syscall_arch_ = info.sys.arch;
       regs_.orig_rax = regs_.rax;
+      is_trapped_ = true;
       return true;
     case SIGUSR1:
       event_ = EventKind::kInterrupt;
@@ -487,6 +504,7 @@ bool SystrapContext::read_call(StubThread& thread, bool by_gate) {
   regs_.rbx = r.rbx, regs_.rdx = r.rdx, regs_.rsi = r.rsi, regs_.rdi = r.rdi;
   regs_.rbp = r.rbp, regs_.rsp = r.rsp, regs_.r8 = r.r8, regs_.r9 = r.r9, regs_.r10 = r.r10;
   regs_.r12 = r.r12, regs_.r13 = r.r13, regs_.r14 = r.r14, regs_.r15 = r.r15;
+  if (by_gate && systrap_.calls().is_code(rip)) rip = guest_address(rip);
   regs_.rip = regs_.rcx = rip;
   regs_.eflags = regs_.r11 = by_gate ? flags_of_gate(r.rflags) : r.rflags;
   regs_.cs = kUserCs, regs_.ss = kUserSs;
@@ -495,6 +513,7 @@ bool SystrapContext::read_call(StubThread& thread, bool by_gate) {
   call_regs_ = regs_;
   event_ = EventKind::kSyscall;
   syscall_arch_ = AUDIT_ARCH_X86_64;
+  is_trapped_ = !by_gate;
   return true;
 }
 

@@ -58,6 +58,7 @@ class SystrapContext : public platform::Context {
   std::atomic<bool> held{false};
 
  private:
+  uint64_t guest_address(uint64_t rip) const;
   bool read_frame(StubThread& thread, bool keep_registers);
   bool read_call(StubThread& thread, bool by_gate);
   bool find_frame(StubThread& thread) const;

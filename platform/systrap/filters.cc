@@ -56,6 +56,7 @@ std::vector<sock_filter> guest_thread_filter(uint64_t base, bool stub_calls) {
   const StubHeader& stub = stub_header();
   auto site = [base](uint32_t offset) { return instruction_pointer_is(base + offset); };
   Condition below_gap = arg_below(0, STUB_USER_END);
+  Condition above_table = arg_at_least(0, CALL_TABLE_END);
   Condition in_region = arg_at_least(0, base);
   Condition below_end = arg_below(0, base + STUB_REGION_SIZE);
   std::vector<Rule> rules = {
@@ -74,19 +75,20 @@ std::vector<sock_filter> guest_thread_filter(uint64_t base, bool stub_calls) {
                    "a private wait goes on after SIGCONT or a thaw",
                    {site(stub.site_private_wait)}});
   // The gap is longer than the range can be, so that it ends below the stub region.
-  rules.push_back(
-      {SYS_mprotect,
-       "protects the guest's own memory",
-       {site(stub.site_protect), below_gap, arg_below(1, STUB_GAP + 1), arg_below(2, 8)}});
+  rules.push_back({SYS_mprotect,
+                   "protects the guest's own memory",
+                   {site(stub.site_protect), above_table, below_gap, arg_below(1, STUB_GAP + 1),
+                    arg_below(2, 8)}});
   for (uint32_t op : {FUTEX_WAIT_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
                       FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME})
     rules.push_back({SYS_futex,
                      "waits on a private word of the guest",
                      {site(stub.site_private_wait), below_gap, arg32_is(1, op)}});
-  for (uint32_t op : {FUTEX_WAKE_PRIVATE, FUTEX_WAKE_BITSET_PRIVATE})
-    rules.push_back({SYS_futex,
-                     "wakes waiters of a private word of the guest",
-                     {site(stub.site_private_wake), below_gap, arg32_is(1, op)}});
+  for (uint32_t place : {stub.site_private_wait, stub.site_private_wake})
+    for (uint32_t op : {FUTEX_WAKE_PRIVATE, FUTEX_WAKE_BITSET_PRIVATE})
+      rules.push_back({SYS_futex,
+                       "wakes waiters of a private word of the guest",
+                       {site(place), below_gap, arg32_is(1, op)}});
   return seccomp::compile(rules, SECCOMP_RET_TRAP, SECCOMP_RET_TRAP);
 }
 

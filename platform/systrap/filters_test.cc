@@ -57,6 +57,9 @@ const uint64_t kArguments[] = {0,
                                129,
                                kBase,
                                kBase + STUB_CONTROL,
+                               CALL_TABLE,
+                               CALL_TABLE_END - 1,
+                               CALL_TABLE_END,
                                0x400000,
                                0x7effffff,
                                137,
@@ -85,20 +88,20 @@ TEST(GuestThreadFilter, AllowsTheExactListAndNothingElse) {
           auto op = static_cast<uint32_t>(a1);
           bool guest = a0 < STUB_USER_END;
           bool in_region = a0 >= kBase && a0 < kBase + STUB_REGION_SIZE;
-          bool expected =
-              (ip == kBase + stub.site_sigreturn && nr == SYS_rt_sigreturn) ||
-              (ip == kBase + stub.site_wait && nr == SYS_futex && in_region &&
-               static_cast<uint32_t>(a1) == FUTEX_WAIT) ||
-              (ip == kBase + stub.site_wake && nr == SYS_futex && in_region &&
-               static_cast<uint32_t>(a1) == FUTEX_WAKE) ||
-              (ip == kBase + stub.site_exit && nr == SYS_exit) ||
-              ((ip == kBase + stub.site_wait || ip == kBase + stub.site_private_wait) &&
-               nr == SYS_restart_syscall) ||
-              (ip == kBase + stub.site_protect && nr == SYS_mprotect && guest && a1 <= STUB_GAP) ||
-              (ip == kBase + stub.site_private_wait && nr == SYS_futex && guest &&
-               (op == 128 || op == 137 || op == 393)) ||
-              (ip == kBase + stub.site_private_wake && nr == SYS_futex && guest &&
-               (op == 129 || op == 138));
+          bool expected = (ip == kBase + stub.site_sigreturn && nr == SYS_rt_sigreturn) ||
+                          (ip == kBase + stub.site_wait && nr == SYS_futex && in_region &&
+                           static_cast<uint32_t>(a1) == FUTEX_WAIT) ||
+                          (ip == kBase + stub.site_wake && nr == SYS_futex && in_region &&
+                           static_cast<uint32_t>(a1) == FUTEX_WAKE) ||
+                          (ip == kBase + stub.site_exit && nr == SYS_exit) ||
+                          ((ip == kBase + stub.site_wait || ip == kBase + stub.site_private_wait) &&
+                           nr == SYS_restart_syscall) ||
+                          (ip == kBase + stub.site_protect && nr == SYS_mprotect &&
+                           a0 >= CALL_TABLE_END && guest && a1 <= STUB_GAP) ||
+                          (ip == kBase + stub.site_private_wait && nr == SYS_futex && guest &&
+                           (op == 128 || op == 137 || op == 393 || op == 129 || op == 138)) ||
+                          (ip == kBase + stub.site_private_wake && nr == SYS_futex && guest &&
+                           (op == 129 || op == 138));
           if (allowed(filter, call(nr, ip, a0, a1)) != expected)
             FAIL() << std::hex << "nr " << nr << " ip " << ip << " a0 " << a0 << " a1 " << a1;
         }

@@ -16,6 +16,7 @@ struct StubHeader {
   uint32_t signal_entry;
   uint32_t restorer;
   uint32_t gate;
+  uint32_t gate_futex;
   uint32_t zygote_entry;
   uint32_t site_sigreturn;
   uint32_t site_wait;

@@ -90,6 +90,7 @@ void StubProcess::map(const platform::MapOrder& order) {
   uint64_t fd = FD_MEMORY;
   uint64_t origin = 0;
   if (order.backing == platform::Backing::kMemoryReadOnly) fd = FD_MEMORY_RO;
+  if (order.backing == platform::Backing::kPatched) fd = FD_CALLS_RO;
   if (order.backing == platform::Backing::kFile) {
     auto* file = static_cast<SystrapFile*>(order.file);
     pending.file = RefOrNull<SystrapFile>(file);
@@ -182,6 +183,11 @@ size_t StubProcess::recall_private_waiters() {
   }
   for (auto [thread, word] : told) interrupt_thread(*thread, word);
   return outstanding;
+}
+
+bool StubProcess::claim_image(uint32_t image, uint64_t base) {
+  uint64_t there = 0;
+  return orders_->images[image].compare_exchange_strong(there, base) || there == base;
 }
 
 size_t StubProcess::mapping_count() const {

@@ -380,7 +380,8 @@ void StubProcess::recycle() {
   mappings_.clear();
   if (!is_empty_ || queued_seq_ == acked_seq_) {
     Pending all;
-    all.order = {SYS_munmap, {0, Systrap::kMaxUserAddress, 0, 0, 0, 0}, 0};
+    uint64_t start = systrap_.min_user_address();
+    all.order = {SYS_munmap, {start, Systrap::kMaxUserAddress - start, 0, 0, 0, 0}, 0};
     queue_locked(std::move(all));
   }
   recycle_seq_ = queued_seq_;
@@ -392,6 +393,9 @@ void StubProcess::reuse(uint64_t trust_domain) {
   MutexLock lock(mu_);
   orders_->answers.store(systrap_.stub_answers() ? 1 : 0);
   orders_->waiters.store(0);
+  for (Shared<uint64_t>& base : orders_->images) {
+    if (base.load() != 0) base.store(0);
+  }
   recalled_.clear();
   if (state_ == State::kPooled) state_ = State::kReady;
   recycle_seq_ = 0;

@@ -63,6 +63,8 @@ class StubProcess : public RefCounted<StubProcess> {
     orders_->waiters.fetch_add(static_cast<uint32_t>(delta));
   }
   size_t recall_private_waiters() EXCLUDES(mu_);
+  bool claim_image(uint32_t image, uint64_t base);
+  const Shared<uint64_t>* images() const { return orders_->images; }
   size_t mapping_count() const EXCLUDES(mu_);
 
   // ---- Contexts.
@@ -196,6 +198,9 @@ class SystrapAddressSpace : public platform::AddressSpace {
   void count_private_waiters(int delta) override { process_->count_private_waiters(delta); }
   size_t recall_private_waiters() override { return process_->recall_private_waiters(); }
   size_t mapping_count() const override { return process_->mapping_count(); }
+  bool claim_image(uint32_t image, uint64_t base) override {
+    return process_->claim_image(image, base);
+  }
 
  private:
   Ref<StubProcess> process_;

@@ -48,8 +48,11 @@ Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
     uint64_t base = random_stub_base();
     if (base == 0) return Errno(EIO);
     systrap->memory_ = TRY(SharedMemory::create(base, options.stub_calls));
+    systrap->calls_ = TRY(CallPatches::create(base, options.patch_calls));
     systrap->workers_ = std::make_unique<Workers>(*systrap->memory_);
-    auto zygote = Zygote::start(*systrap->memory_, {options.memory_fd, options.memory_ro_fd});
+    auto zygote = Zygote::start(*systrap->memory_,
+                                {options.memory_fd, options.memory_ro_fd,
+                                 systrap->calls_->read_only_fd(), systrap->calls_->enabled()});
     if (!zygote.ok()) {
       if (zygote.error() == Errno(EEXIST) && i + 1 < kTries) continue;
       return zygote.error();

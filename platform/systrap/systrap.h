@@ -13,6 +13,7 @@
 #include "base/mutex.h"
 #include "host/event_loop.h"
 #include "platform/platform.h"
+#include "platform/systrap/call_patches.h"
 #include "platform/systrap/shared_memory.h"
 #include "platform/systrap/stub_process.h"
 #include "platform/systrap/vector_state.h"
@@ -32,6 +33,8 @@ struct Options {
   // Stub threads answer what they can by themselves; off when every call must be seen. Needs
   // stub_calls.
   bool stub_answers = true;
+  // System calls in the text of host files are patched where that can be done.
+  bool patch_calls = true;
   // Called on the event loop's thread when the platform can't go on (the zygote is gone).
   std::function<void(const char* why)> on_fatal;
 };
@@ -44,7 +47,9 @@ class Systrap : public platform::Platform {
   ~Systrap() override;
 
   uint64_t map_unit() const override { return 0; }
-  GuestAddr min_user_address() const override { return 0x10000; }
+  GuestAddr min_user_address() const override {
+    return calls_->enabled() ? CALL_TABLE_END : 0x10000;
+  }
   GuestAddr max_user_address() const override { return kMaxUserAddress; }
   bool cooperatively_schedules_address_space() const override { return false; }
   bool supports_address_space_io() const override { return false; }
@@ -57,6 +62,14 @@ class Systrap : public platform::Platform {
   Result<Ref<platform::MappableFile>> new_mappable_file(int host_fd) override;
   size_t vector_state_size() const override { return vector_state_.size(); }
   GuestAddr vdso_address() const override { return zygote_->vdso_address(); }
+  Result<platform::PatchedImage> new_patched_image(uint64_t length) override {
+    return calls_->new_image(length);
+  }
+  Result<std::array<std::byte, platform::kPatchSize>> new_patched_call(
+      const platform::PatchedImage& image, platform::CallShape shape, uint32_t number,
+      uint64_t offset) override {
+    return calls_->new_call(image, shape, number, offset);
+  }
   int worker_count() const override { return workers_->count(); }
   void bind_worker(int worker) override { workers_->bind(worker); }
   platform::Context* next_event(int worker, const platform::WorkSource& source) override {
@@ -70,6 +83,7 @@ class Systrap : public platform::Platform {
   // ---- For this room.
   SharedMemory& memory() { return *memory_; }
   Workers& workers() { return *workers_; }
+  const CallPatches& calls() const { return *calls_; }
   Zygote& zygote() { return *zygote_; }
   host::EventLoop& event_loop() { return *event_loop_; }
   const VectorState& vector_state() const { return vector_state_; }
@@ -100,6 +114,7 @@ class Systrap : public platform::Platform {
   bool stub_calls_ = true;    // set once before start
   bool stub_answers_ = true;  // set once before start
   std::unique_ptr<SharedMemory> memory_;
+  std::unique_ptr<CallPatches> calls_;
   std::unique_ptr<Workers> workers_;
   RefOrNull<Zygote> zygote_;
 

@@ -148,6 +148,177 @@ TEST_F(SystrapTest, StubsAreUsedAgain) {
   }
 }
 
+// Patched calls. Guest code at kCode is an image in which `patches` were made.
+class PatchedCallTest : public SystrapTest {
+ protected:
+  struct Patch {
+    size_t at;
+    platform::CallShape shape;
+    uint32_t number;
+  };
+  std::unique_ptr<Context> make_patched(Ref<platform::AddressSpace> space,
+                                        std::span<const uint8_t> code,
+                                        std::initializer_list<Patch> patches) {
+    auto context = make(space, code);
+    auto image = MUST(systrap_->new_patched_image(4096));
+    memcpy(image.bytes.data(), code.data(), code.size());
+    for (const Patch& patch : patches) {
+      auto bytes = MUST(systrap_->new_patched_call(image, patch.shape, patch.number, patch.at));
+      memcpy(image.bytes.data() + patch.at, bytes.data(), bytes.size());
+    }
+    EXPECT_TRUE(space->claim_image(image.id, kCode));
+    EXPECT_FALSE(space->claim_image(image.id, kCode + 4096));
+    space->map(
+        {kCode, 4096, PROT_READ | PROT_EXEC, Backing::kPatched, nullptr, image.offset, false});
+    return context;
+  }
+  static constexpr auto kMov = platform::CallShape::kMov;
+  static constexpr auto kXor = platform::CallShape::kXorCompare;
+};
+
+TEST_F(PatchedCallTest, ComesWithoutATrapAndChangesNothing) {
+  if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
+  auto space = MUST(systrap_->new_address_space(0));
+  auto context = make_patched(space, kGetpidLoop, {{0, kMov, 39}});
+  Registers& regs = context->regs();
+  regs.rbx = 1, regs.rdx = 2, regs.rsi = 3, regs.rdi = 4, regs.rbp = 5, regs.r8 = 6, regs.r9 = 7;
+  regs.r10 = 8, regs.r12 = 9, regs.r13 = 10, regs.r14 = 11, regs.r15 = 12;
+  regs.fs_base = kData;
+  regs.ss = kUserSs;
+  for (uint64_t flags : {0x202u, 0xa93u, 0x247u}) {
+    regs.eflags = flags;
+    regs.rip = kCode;
+    Registers want = regs;
+    // Written back by the frame at first, then by the gate.
+    for (int i = 0; i < 100; ++i) {
+      context->resume();
+      ASSERT_EQ(next(), context.get());
+      ASSERT_EQ(context->event(), EventKind::kSyscall);
+      EXPECT_FALSE(context->is_trapped());
+      want.rax = want.orig_rax = 39;
+      want.rip = want.rcx = kCode + 7;
+      want.r11 = want.eflags = flags;
+      ASSERT_EQ(memcmp(&regs, &want, sizeof want), 0) << i;
+      regs.rax = 1234;
+    }
+    regs.rbx ^= 1;  // so that the next round begins with all registers
+  }
+  context->attach(nullptr);
+}
+
+TEST_F(PatchedCallTest, AGuestWithAGsBaseOfItsOwn) {
+  if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
+  // mov $39,%eax; syscall; mov $0x500000,%eax; wrgsbase %rax; jmp to the beginning
+  constexpr uint8_t kOwnGs[] = {0xb8, 39, 0,    0,    0,    0x0f, 0x05, 0xb8, 0,   0,
+                                0x50, 0,  0xf3, 0x48, 0x0f, 0xae, 0xd8, 0xeb, 0xed};
+  auto space = MUST(systrap_->new_address_space(0));
+  auto context = make_patched(space, kOwnGs, {{0, kMov, 39}});
+  for (int i = 0; i < 10; ++i) {
+    context->resume();
+    ASSERT_EQ(next(), context.get());
+    ASSERT_EQ(context->event(), EventKind::kSyscall);
+    ASSERT_EQ(context->regs().orig_rax, 39u);
+    ASSERT_EQ(context->regs().rip, kCode + 7);
+    ASSERT_EQ(context->regs().gs_base, i == 0 ? 0 : kData);
+    context->regs().rax = 1;
+  }
+  context->attach(nullptr);
+}
+
+// xor %eax,%eax; syscall; cmp $-4096,%rax; ja 1f; jmp to the beginning; 1: mov $39,%eax; syscall;
+// jmp to the beginning
+constexpr uint8_t kReadLoop[] = {0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0,
+                                 0xff, 0xff, 0x77, 0x02, 0xeb, 0xf2, 0xb8, 39,
+                                 0,    0,    0,    0x0f, 0x05, 0xeb, 0xe9};
+
+TEST_F(PatchedCallTest, WithTheComparisonThatFollows) {
+  if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
+  auto space = MUST(systrap_->new_address_space(0));
+  auto context = make_patched(space, kReadLoop, {{0, kXor, 0}});
+  for (int i = 0; i < 100; ++i) {
+    context->resume();
+    ASSERT_EQ(next(), context.get());
+    ASSERT_EQ(context->event(), EventKind::kSyscall);
+    ASSERT_EQ(context->regs().orig_rax, 0u);
+    ASSERT_FALSE(context->is_trapped());
+    ASSERT_EQ(context->regs().rip, kCode + 4);
+    bool fails = i % 3 == 1;
+    context->regs().rax = fails ? static_cast<uint64_t>(-EINTR) : 7;
+    if (!fails) continue;
+    context->resume();
+    ASSERT_EQ(next(), context.get());
+    ASSERT_EQ(context->regs().orig_rax, 39u) << "the comparison went wrong";
+    ASSERT_EQ(context->regs().rip, kCode + 21);
+  }
+  context->attach(nullptr);
+}
+
+// The kernel above mends these.
+TEST_F(PatchedCallTest, OtherInstructionsInThePatchAreInvalidOpcodes) {
+  if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
+  struct {
+    std::span<const uint8_t> code;
+    Patch patch;
+    uint64_t from, at;
+  } cases[] = {{kGetpidLoop, {0, kMov, 39}, 5, 5},
+               {kReadLoop, {0, kXor, 0}, 4, 4},
+               {kReadLoop, {0, kXor, 0}, 2, 7}};
+  for (auto& [code, patch, from, at] : cases) {
+    auto space = MUST(systrap_->new_address_space(0));
+    auto context = make_patched(space, code, {patch});
+    context->regs().rip = kCode + from;
+    context->resume();
+    ASSERT_EQ(next(), context.get());
+    ASSERT_EQ(context->event(), EventKind::kFault);
+    EXPECT_EQ(context->fault().signo, SIGILL);
+    EXPECT_EQ(context->regs().rip, kCode + at);
+    EXPECT_EQ(context->regs().rax, 0u);
+    context->attach(nullptr);
+  }
+}
+
+// Wherever an interrupt comes, the guest is somewhere in its own text.
+TEST_F(PatchedCallTest, InterruptsDoNotShowTheCodeBehindPatches) {
+  if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
+  auto space = MUST(systrap_->new_address_space(0));
+  auto context = make_patched(space, kReadLoop, {{0, kXor, 0}, {14, kMov, 39}});
+  std::atomic<bool> done{false};
+  std::atomic<int> calls{0};
+  int interrupts = 0;
+  std::thread other([&] {
+    for (int seen = 0; !done;) {
+      if (calls == seen) continue;  // it may take the host long to run the guest
+      seen = calls;
+      for (int i = std::rand() % 300; i > 0; --i) __builtin_ia32_pause();
+      context->interrupt();
+    }
+  });
+  bool ok = true;
+  for (int i = 0; i < 500'000 && interrupts < 1000 && ok; ++i) {
+    context->resume();
+    Context* got = next();
+    uint64_t at = context->regs().rip - kCode;
+    ok = got == context.get() && at < sizeof kReadLoop;
+    if (context->event() == EventKind::kSyscall) {
+      ++calls;
+      ok = ok && (at == 4 || at == 21);
+      context->regs().rax = calls % 2 == 0 ? static_cast<uint64_t>(-1) : 1;
+    } else if (context->event() == EventKind::kFault) {
+      ok = ok && at == 4 && context->fault().signo == SIGILL;  // for the kernel above to mend
+      context->regs().rip = kCode;
+    } else {
+      ++interrupts;
+      ok = ok && context->event() == EventKind::kInterrupt;
+    }
+    EXPECT_TRUE(ok) << "at " << at << " event " << static_cast<int>(context->event());
+  }
+  done = true;
+  other.join();
+  EXPECT_GT(calls, 0);
+  EXPECT_GT(interrupts, 0);
+  context->attach(nullptr);
+}
+
 // Guest code, copied from here: position-independent, data at kData.
 __asm__(
     ".section .rodata\n"

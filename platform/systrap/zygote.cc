@@ -85,9 +85,10 @@ struct Child {
   void arrange_descriptors() {
     // Out of the way first, so that no target number is still a source.
     constexpr int kHigh = 200;
-    int sources[] = {start.memory_fd, start.memory_ro_fd, memory.control_fd(),
-                     memory.control_ro_fd(), socket};
-    constexpr int kCount = 5;
+    int sources[] = {
+        start.memory_fd, start.memory_ro_fd, memory.control_fd(), memory.control_ro_fd(),
+        socket,          start.calls_ro_fd};
+    constexpr int kCount = 6;
     int text = kHigh + kCount;
     must(raw_syscall(SYS_dup3, memory.text_fd(), text, 0).ok());
     for (int i = 0; i < kCount; ++i) must(raw_syscall(SYS_dup3, sources[i], kHigh + i, 0).ok());
@@ -108,7 +109,13 @@ struct Child {
       must(result.ok());
     };
     uint64_t text_size = (stub_image().size() + 4095) / 4096 * 4096;
-    map(base + STUB_TEXT, text_size, PROT_READ | PROT_EXEC, MAP_SHARED, 5, 0);
+    constexpr int kText = FD_CALLS_RO + 1;
+    map(base + STUB_TEXT, text_size, PROT_READ | PROT_EXEC, MAP_SHARED, kText, 0);
+    if (start.patches_calls) {
+      map(CALL_TABLE, CALL_TABLE_END - CALL_TABLE, PROT_READ, MAP_SHARED, FD_CALLS_RO, 0);
+      map(base + STUB_CALLS, STUB_CALLS_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, FD_CALLS_RO,
+          CALL_TABLE_END - CALL_TABLE);
+    }
     map(base + STUB_CONTROL, STUB_CONTROL_SIZE, PROT_READ, MAP_SHARED, FD_CONTROL_RO, 0);
     map(base + STUB_ZYGOTE_STACK, STUB_ZYGOTE_STACK_SIZE, PROT_READ | PROT_WRITE,
         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -120,7 +127,7 @@ struct Child {
                        static_cast<long>(to))
                .ok());
     }
-    raw_syscall(SYS_close, 5).ignore();
+    raw_syscall(SYS_close, kText).ignore();
   }
 
   // Nothing of libc's per-thread registrations may stay: their memory is about to go.

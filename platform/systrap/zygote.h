@@ -24,6 +24,8 @@ class Zygote : public host::FdWatcher {
   struct Start {
     int memory_fd;     // guest memory file, read-write
     int memory_ro_fd;  // the same, read-only
+    int calls_ro_fd;   // CallPatches::read_only_fd()
+    bool patches_calls;
   };
   // Forks the zygote. Precondition: the caller is single-threaded.
   static Result<Ref<Zygote>> start(SharedMemory& memory, const Start& start);

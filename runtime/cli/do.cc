@@ -63,6 +63,9 @@ void add_do(CLI::App& app, Action& action) {
   verb->add_flag(
       "--no-stub-calls", arguments->options.no_stub_calls,
       "Guest threads make no host calls for themselves: slower, less of the host exposed");
+  verb->add_option("--patch-calls-after", arguments->options.patch_calls_after,
+                   "Patch the system calls of a file after so many trapped ones; 0: never")
+      ->type_name("N");
   verb->add_option("--memory", arguments->memory,
                    "Limit of the sandbox's memory, such as 512M or 2G")
       ->check([](const std::string& text) {

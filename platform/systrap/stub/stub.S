@@ -67,6 +67,7 @@ stub_start:
         .long signal_entry - stub_start
         .long sigreturn - stub_start
         .long gate_entry - stub_start
+        .long gate_futex - stub_start
         .long zygote_entry - stub_start
         .long site_sigreturn + 2 - stub_start
         .long site_wait + 2 - stub_start
@@ -136,7 +137,7 @@ interrupted:
         mov     UCONTEXT_RIP(%rdx), %rax
         lea     stub_start(%rip), %rcx
         sub     %rcx, %rax
-        cmp     $(private_wait - stub_start), %rax
+        cmp     $(gate_futex - stub_start), %rax
         jb      trapped
         cmp     $(private_wait_end - stub_start), %rax
         jb      interrupted_private_wait
@@ -206,7 +207,48 @@ private_wake_call:
         mov     %r13, %rsp
         jmp     sigreturn
 
-// The guest's registers, rax = NR_FUTEX. Flags and stack are the guest's.
+// The call gate of futex(2): as gate_entry, which it goes to with what the kernel must do.
+gate_futex:
+        mov     %rcx, %gs:SLOT_WAIT_RETURN
+        lahf
+        seto    %al
+        movzwl  %ax, %r11d
+        lea     ORDERS(%rip), %rcx
+        cmpl    $0, ORDERS_ANSWERS(%rcx)
+        je      gate_futex_to_kernel
+        mov     $STUB_USER_END, %rax
+        cmp     %rax, %rdi
+        jae     gate_futex_to_kernel
+        cmp     $FUTEX_WAKE_PRIVATE, %esi
+        je      1f
+        cmp     $FUTEX_WAKE_BITSET_PRIVATE, %esi
+        je      1f
+        cmp     $FUTEX_WAIT_BITSET_PRIVATE, %esi
+        je      2f
+        cmp     $FUTEX_WAIT_BITSET_PRIVATE_REALTIME, %esi
+        je      2f
+        cmp     $FUTEX_WAIT_PRIVATE, %esi
+        jne     gate_futex_to_kernel
+        test    %r10, %r10              // as for futex_call
+        jne     gate_futex_to_kernel
+2:      movl    $1, %gs:SLOT_WAITING
+        jmp     3f
+1:      mfence
+        cmpl    $0, ORDERS_WAITERS(%rcx)
+        je      3f
+gate_futex_to_kernel:
+        mov     %r11d, %eax
+        add     $0x7f, %al              // OF
+        sahf
+        mov     %gs:SLOT_WAIT_RETURN, %rcx
+        mov     $NR_FUTEX, %eax
+        jmp     gate_entry
+3:      mov     %r11d, %eax
+        add     $0x7f, %al
+        sahf
+        mov     $NR_FUTEX, %eax
+
+// The guest's registers, rax = NR_FUTEX. Flags and stack are the guest's. Wake-ups come here by the gate.
 private_wait:
 site_private_wait:
         syscall
@@ -234,7 +276,7 @@ private_wait_trapped:
 // rax = offset of the interrupted instruction.
 interrupted_private_wait:
         cmp     $(private_wait - stub_start), %rax
-        je      2f
+        jbe     2f
         cmp     $(private_wait_to_kernel - stub_start), %rax
         jae     return_to_frame
         cmpq    $MINUS_EINTR, UCONTEXT_RAX(%rdx)
@@ -242,7 +284,11 @@ interrupted_private_wait:
         cmpq    $MINUS_EFAULT, UCONTEXT_RAX(%rdx)
         jne     private_wait_trapped
         jmp     return_to_frame
-2:      lea     private_wait_to_kernel(%rip), %rax
+2:      cmp     $(gate_futex - stub_start), %rax
+        jne     3f
+        mov     UCONTEXT_RCX(%rdx), %rax
+        mov     %rax, SLOT_WAIT_RETURN(%rbx)
+3:      lea     private_wait_to_kernel(%rip), %rax
         mov     %rax, UCONTEXT_RIP(%rdx)
         jmp     return_to_frame
 

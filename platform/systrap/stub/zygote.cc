@@ -76,7 +76,8 @@ extern "C" [[noreturn]] void mapper_start();
 
 extern "C" [[noreturn]] void zygote_main(uint64_t base) {
   // Everything of the kernel process goes; what is left is the stub region.
-  call(kMunmap, 0, static_cast<long>(base));
+  call(kMunmap, 0, CALL_TABLE);
+  call(kMunmap, CALL_TABLE_END, static_cast<long>(base - CALL_TABLE_END));
   constexpr uint64_t kTop = 0x7ffffffff000;
   if (base + STUB_REGION_SIZE < kTop)
     call(kMunmap, static_cast<long>(base + STUB_REGION_SIZE),

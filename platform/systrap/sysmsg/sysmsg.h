@@ -14,12 +14,21 @@
 #define STUB_VDSO 0x30000          // the host's vvar and vdso, moved here
 #define STUB_ZYGOTE_STACK 0x60000  // the zygote's stack; a leftover copy in stubs
 #define STUB_ZYGOTE_STACK_SIZE 0x4000
+#define STUB_CALLS 0x100000  // code that patched call sites jump to (call_patches.h), read-execute
+#define STUB_CALLS_SIZE 0x100000
+#define STUB_CALL_SIZE 0x80    // call i at STUB_CALLS + i * STUB_CALL_SIZE
 #define STUB_SLOTS 0x10000000  // slot i at STUB_SLOTS + i * SLOT_SIZE
 #define STUB_REGION_SIZE 0x100000000
 
 // Guest addresses end here; the region lies at least STUB_GAP above.
 #define STUB_USER_END 0x7f0000000000
 #define STUB_GAP 0x1000000000
+
+// Where patched call sites find the code's address: call i at CALL_TABLE + i * 8, the same in every
+// stub, read-only. Its place makes the bytes of a patch what call_patches.h wants. Guests have no
+// memory below its end.
+#define CALL_TABLE 0x60000
+#define CALL_TABLE_END 0x70000
 
 #define SLOT_SIZE 0x8000
 #define SLOT_COUNT 0x10000
@@ -31,6 +40,7 @@
 #define FD_CONTROL 2        // control file, read-write: slots are mapped from it
 #define FD_CONTROL_RO 3     // control file, read-only: control page and order pages
 #define FD_COMMANDS 4       // the zygote's socket
+#define FD_CALLS_RO 5       // what patching makes: table, code and copies of text, read-only
 #define FD_FIRST_DYNAMIC 8  // acknowledgement files and host files, numbers chosen by the kernel
 
 // ---- Slot fields (byte offsets). Lines of 64 bytes: what each request and answer needs is in the
@@ -110,6 +120,9 @@
 #define ORDERS_RING 16     // u32: not 0: a worker is to be rung for an acknowledgement
 #define ORDERS_WAITERS 12  // u32: private futex waits in the kernel, which a wake-up must not miss
 #define ORDERS_ENTRIES 64
+#define ORDERS_IMAGES \
+  2560  // u64 per patched image: the address of its file's offset 0; 0: not there
+#define IMAGE_COUNT 128
 #define ORDER_SIZE 64
 #define ORDER_RING 32  // a power of two
 #define ORDER_NR 0     // u64: system call number, or ORDER_NR_CLONE
@@ -199,6 +212,7 @@ struct OrderPage {
   Shared<uint32_t> waiters;
   Shared<uint32_t> ring;
   alignas(64) Order entries[ORDER_RING];
+  alignas(512) Shared<uint64_t> images[IMAGE_COUNT];
 };
 
 struct AckPage {

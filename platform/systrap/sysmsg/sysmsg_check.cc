@@ -36,7 +36,10 @@ static_assert(offsetof(OrderPage, answers) == ORDERS_ANSWERS &&
               offsetof(OrderPage, waiters) == ORDERS_WAITERS &&
               offsetof(OrderPage, ring) == ORDERS_RING);
 static_assert(offsetof(OrderPage, entries) == ORDERS_ENTRIES);
+static_assert(offsetof(OrderPage, images) == ORDERS_IMAGES);
 static_assert(sizeof(OrderPage) <= 4096);
+static_assert(CALL_TABLE_END - CALL_TABLE >= STUB_CALLS_SIZE / STUB_CALL_SIZE * 8);
+static_assert(STUB_CALLS + STUB_CALLS_SIZE <= STUB_SLOTS);
 static_assert(offsetof(AckPage, done) == ACK_DONE && offsetof(AckPage, failed) == ACK_FAILED);
 static_assert(offsetof(ControlPage, hot) == CONTROL_HOT &&
               offsetof(ControlPage, spin) == CONTROL_SPIN);

@@ -1,0 +1,201 @@
+// Which calls are found in small files made by hand, in this host's libc, and in files with
+// nonsense in them.
+#include "loader/call_sites.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+
+namespace caisson {
+namespace {
+
+using platform::CallShape;
+using Bytes = std::vector<uint8_t>;
+
+class FileInMemory final : public Mappable {
+ public:
+  explicit FileInMemory(Bytes bytes) : bytes_(std::move(bytes)) {}
+  Kind kind() const override { return Kind::kHostFile; }
+  uint64_t size() const override { return bytes_.size(); }
+  Result<size_t> read_at(uint64_t offset, std::span<std::byte> out) override {
+    if (offset >= bytes_.size()) return size_t{0};
+    size_t length = std::min(out.size(), bytes_.size() - offset);
+    memcpy(out.data(), bytes_.data() + offset, length);
+    return length;
+  }
+  MappedFileInfo info() const override { return {}; }
+
+ private:
+  Bytes bytes_;
+};
+
+struct Function {
+  uint64_t at, size;  // in the text
+};
+
+constexpr uint64_t kTextOffset = 0x1000, kTextAddress = 0x3000;
+constexpr uint64_t kFramesOffset = 0x200, kFramesAddress = 0x1200;
+constexpr size_t kHeadSize = 64 + 3 * 56;
+
+template <typename T>
+void put(Bytes& bytes, uint64_t at, const T& value) {
+  if (bytes.size() < at + sizeof value) bytes.resize(at + sizeof value);
+  memcpy(bytes.data() + at, &value, sizeof value);
+}
+
+// A file with `text`, and frame descriptions for `functions`.
+Bytes make_file(const Bytes& text, const std::vector<Function>& functions) {
+  Bytes file(kTextOffset);
+  Elf64_Ehdr header = {};
+  memcpy(header.e_ident, ELFMAG, SELFMAG);
+  header.e_ident[EI_CLASS] = ELFCLASS64;
+  header.e_machine = EM_X86_64;
+  header.e_phoff = sizeof header;
+  header.e_phentsize = sizeof(Elf64_Phdr);
+  header.e_phnum = 3;
+  put(file, 0, header);
+  uint64_t table = kFramesOffset;                               // of .eh_frame_hdr
+  uint64_t frames = kFramesOffset + 12 + functions.size() * 8;  // of .eh_frame
+  uint64_t end = frames + functions.size() * 16;
+  auto address = [](uint64_t offset) { return kFramesAddress + (offset - kFramesOffset); };
+  Elf64_Phdr segments[3] = {};
+  segments[0] = {PT_LOAD, PF_R, kFramesOffset, kFramesAddress, 0, end - kFramesOffset, 0, 0};
+  segments[1] = {PT_LOAD, PF_R | PF_X, kTextOffset, kTextAddress, 0, text.size(), 0, 0};
+  segments[2] = {PT_GNU_EH_FRAME, PF_R, table, address(table), 0, frames - table, 0, 0};
+  put(file, sizeof header, segments);
+  constexpr uint8_t kHead[4] = {1, 0x1b, 0x03, 0x3b};
+  put(file, table, kHead);
+  put(file, table + 8, static_cast<uint32_t>(functions.size()));
+  for (size_t i = 0; i < functions.size(); ++i) {
+    uint64_t place = frames + i * 16;
+    uint64_t start = kTextAddress + functions[i].at;
+    put(file, table + 12 + i * 8, static_cast<int32_t>(start - address(table)));
+    put(file, table + 16 + i * 8, static_cast<int32_t>(address(place) - address(table)));
+    put(file, place, uint32_t{12});
+    put(file, place + 4, uint32_t{4});
+    put(file, place + 8, static_cast<int32_t>(start - (address(place) + 8)));
+    put(file, place + 12, static_cast<uint32_t>(functions[i].size));
+  }
+  file.insert(file.end(), text.begin(), text.end());
+  return file;
+}
+
+std::vector<CallSite> find(Bytes file, uint64_t offset = kTextOffset) {
+  Ref<FileInMemory> mappable = make_ref<FileInMemory>(std::move(file));
+  auto calls = find_call_sites(*mappable, offset);
+  return calls.ok() ? calls.value().sites : std::vector<CallSite>{};
+}
+
+// nop; mov $39,%eax; syscall; ret
+const Bytes kMov = {0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3};
+// xor %eax,%eax; syscall; cmp $-4096,%rax; ret
+const Bytes kXor = {0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff, 0xc3};
+
+TEST(CallSites, BothShapes) {
+  Bytes text = kMov;
+  text.insert(text.end(), kXor.begin(), kXor.end());
+  auto sites = find(make_file(text, {{0, kMov.size()}, {kMov.size(), kXor.size()}}));
+  ASSERT_EQ(sites.size(), 2u);
+  EXPECT_EQ(sites[0].offset, kTextOffset + 1);
+  EXPECT_EQ(sites[0].shape, CallShape::kMov);
+  EXPECT_EQ(sites[0].number, 39u);
+  EXPECT_EQ(sites[1].offset, kTextOffset + kMov.size());
+  EXPECT_EQ(sites[1].shape, CallShape::kXorCompare);
+}
+
+TEST(CallSites, OnlyInKnownFunctions) {
+  EXPECT_TRUE(find(make_file(kMov, {})).empty());
+  EXPECT_TRUE(find(make_file(kMov, {{0, 1}})).empty());
+  EXPECT_TRUE(find(make_file(kMov, {{8, 1}})).empty());
+  EXPECT_TRUE(find(make_file(kMov, {{0, 7}})).empty()) << "cut off";
+  EXPECT_TRUE(find(make_file(kMov, {{0, 100}})).empty()) << "longer than the text";
+  EXPECT_EQ(find(make_file(kMov, {{0, 8}})).size(), 1u);
+}
+
+TEST(CallSites, WhatOnlyLooksLikeACall) {
+  // mov $39,%r8d; syscall: the same bytes behind a prefix
+  EXPECT_TRUE(find(make_file({0x41, 0xb8, 39, 0, 0, 0, 0x0f, 0x05}, {{0, 8}})).empty());
+  // movabs $..., %rax: the bytes are a number
+  EXPECT_TRUE(
+      find(make_file({0x48, 0xb8, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0, 0xc3}, {{0, 11}})).empty());
+  // an unknown instruction before it
+  EXPECT_TRUE(find(make_file({0x06, 0xb8, 39, 0, 0, 0, 0x0f, 0x05}, {{0, 8}})).empty());
+  // a number that is none
+  EXPECT_TRUE(find(make_file({0xb8, 39, 0, 1, 0, 0x0f, 0x05}, {{0, 7}})).empty());
+}
+
+TEST(CallSites, NotWhereTheFunctionJumpsIntoIt) {
+  for (int8_t to = -9; to <= -2; ++to) {
+    Bytes text = {0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, static_cast<uint8_t>(to)};  // jmp
+    bool inside = to > -9 && to < -2;
+    EXPECT_EQ(find(make_file(text, {{0, text.size()}})).size(), inside ? 0u : 1u) << int{to};
+  }
+  Bytes text = kXor;
+  text.insert(text.end(), {0x0f, 0x84, 0xf3, 0xff, 0xff, 0xff});  // je to the comparison
+  EXPECT_TRUE(find(make_file(text, {{0, text.size()}})).empty());
+}
+
+TEST(CallSites, Refused) {
+  auto error = [](Bytes file, uint64_t offset = kTextOffset) {
+    Ref<FileInMemory> mappable = make_ref<FileInMemory>(std::move(file));
+    auto calls = find_call_sites(*mappable, offset);
+    return calls.ok() ? 0 : calls.error().value();
+  };
+  Bytes good = make_file(kMov, {{0, 8}});
+  EXPECT_EQ(error(good), 0);
+  EXPECT_EQ(error({}), ENOEXEC);
+  EXPECT_EQ(error(good, 0x10), ENOEXEC) << "not text";
+  EXPECT_EQ(error(good, kTextOffset + 100), ENOEXEC);
+  Bytes unsorted = make_file(kMov, {{4, 4}, {0, 4}});
+  EXPECT_EQ(error(unsorted), ENOEXEC);
+  Bytes too_many = good;
+  put(too_many, kFramesOffset + 8, uint32_t{1000});
+  EXPECT_EQ(error(too_many), ENOEXEC);
+}
+
+Bytes read_file(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(CallSites, TheHostsLibc) {
+  Bytes bytes = read_file("/lib/x86_64-linux-gnu/libc.so.6");
+  if (bytes.empty()) GTEST_SKIP() << "no libc.so.6";
+  const auto* header = reinterpret_cast<const Elf64_Ehdr*>(bytes.data());
+  const auto* segments = reinterpret_cast<const Elf64_Phdr*>(bytes.data() + header->e_phoff);
+  uint64_t offset = 0;
+  for (int i = 0; i < header->e_phnum; ++i)
+    if (segments[i].p_type == PT_LOAD && (segments[i].p_flags & PF_X) != 0)
+      offset = segments[i].p_offset;
+  auto sites = find(bytes, offset);
+  EXPECT_GT(sites.size(), 200u);
+  for (const CallSite& site : sites) {
+    size_t call = site.offset + (site.shape == CallShape::kMov ? 5 : 2);
+    EXPECT_EQ(bytes[call], 0x0f);
+    EXPECT_EQ(bytes[call + 1], 0x05);
+  }
+}
+
+TEST(CallSites, Nonsense) {
+  Bytes good = make_file(kMov, {{0, 4}, {4, 4}, {8, 1}});
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 20'000; ++i) {
+    Bytes bad = good;
+    for (int k = 0; k < 3; ++k) {
+      size_t at = random() % (kFramesOffset + 100);
+      bad[at < kHeadSize ? at : at % kHeadSize + kFramesOffset] = static_cast<uint8_t>(random());
+    }
+    if (i % 7 == 0) bad.resize(random() % bad.size());
+    find(std::move(bad));
+  }
+}
+
+}  // namespace
+}  // namespace caisson

@@ -1,0 +1,204 @@
+#include "platform/systrap/call_patches.h"
+
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/check.h"
+#include "platform/systrap/shared_memory.h"
+#include "platform/systrap/stub_image.h"
+
+namespace caisson::systrap {
+namespace {
+
+constexpr uint64_t kTableSize = CALL_TABLE_END - CALL_TABLE;
+constexpr uint64_t kFirstImage = kTableSize + STUB_CALLS_SIZE;
+constexpr uint64_t kFileSize = uint64_t{64} << 20;
+constexpr uint32_t kMaxCalls = STUB_CALLS_SIZE / STUB_CALL_SIZE;
+
+// Bytes of the table's address are bytes of the patch: where the second instruction of a kMov was
+// is 0x06 for every entry, where the third of a kXorCompare was for some.
+static_assert((CALL_TABLE >> 16 & 0xff) == 0x06 && CALL_TABLE_END - CALL_TABLE <= 0x10000);
+constexpr uint32_t kFirstXor = 0x600 / 8;
+constexpr uint32_t kEndXor = 0x700 / 8;
+
+// Calls that need the vector state, which is at hand only after a trap.
+bool must_trap(uint32_t number) {
+  switch (number) {
+    case SYS_rt_sigreturn:
+    case SYS_clone:
+    case SYS_clone3:
+    case SYS_fork:
+    case SYS_vfork:
+    case SYS_execve:
+    case SYS_execveat:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Writes instructions to `at`, which stubs will run at `address`.
+class Assembler {
+ public:
+  Assembler(std::byte* at, uint64_t address) : start_(at), at_(at), address_(address) {}
+  void bytes(std::initializer_list<int> values) {
+    for (int value : values) *at_++ = static_cast<std::byte>(value);
+  }
+  void word(uint32_t value) {
+    memcpy(at_, &value, sizeof value);
+    at_ += sizeof value;
+  }
+  // The displacement, at the end of an instruction, to `target`.
+  void relative(uint64_t target) {
+    word(static_cast<uint32_t>(target - (address_ + size() + sizeof(uint32_t))));
+  }
+  size_t size() const { return static_cast<size_t>(at_ - start_); }
+
+ private:
+  std::byte* start_;
+  std::byte* at_;
+  uint64_t address_;
+};
+
+// Where in a call's place the guest's own instruction is, and the end of it.
+constexpr uint64_t kCompare = 96;
+constexpr uint64_t kCompareDone = kCompare + 20;
+constexpr uint64_t kXorCompareSize = 10;
+
+// Where a call returns to, from its first byte on.
+constexpr uint64_t after_call(platform::CallShape shape) {
+  return shape == platform::CallShape::kMov ? 7 : 4;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CallPatches>> CallPatches::create(uint64_t stub_base, bool wanted) {
+  std::unique_ptr<CallPatches> calls(new CallPatches(stub_base));
+  if (wanted) {
+    // The host may keep programs away from so low addresses (vm.mmap_min_addr).
+    void* low = mmap(reinterpret_cast<void*>(CALL_TABLE), kTableSize, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    calls->enabled_ = low == reinterpret_cast<void*>(CALL_TABLE);
+    if (low != MAP_FAILED) munmap(low, kTableSize);
+  }
+  FilePair file = TRY(make_memory_file_pair("caisson-calls", kFileSize));
+  calls->read_only_ = std::move(file.read_only);
+  if (!calls->enabled_) return calls;
+  void* mapped = mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                      file.read_write.get(), 0);
+  if (mapped == MAP_FAILED) return Errno(errno);
+  calls->base_ = static_cast<std::byte*>(mapped);
+  MutexLock lock(calls->mu_);
+  calls->next_mov_ = 1;  // place 0 holds constants
+  calls->next_xor_ = kFirstXor;
+  calls->image_end_ = kFirstImage;
+  calls->calls_ = std::make_unique<Call[]>(kMaxCalls);
+  uint64_t minus_base = -stub_base;
+  memcpy(calls->base_ + kTableSize, &minus_base, sizeof minus_base);
+  return calls;
+}
+
+CallPatches::~CallPatches() {
+  if (base_ != nullptr) munmap(base_, kFileSize);
+}
+
+Result<platform::PatchedImage> CallPatches::new_image(uint64_t length) {
+  if (!enabled_) return Errno(ENOSYS);
+  CHECK(length % 4096 == 0);
+  MutexLock lock(mu_);
+  if (images_ == IMAGE_COUNT || length > kFileSize - image_end_) return Errno(ENOSPC);
+  platform::PatchedImage image{images_++, image_end_, {base_ + image_end_, length}};
+  image_end_ += length;
+  return image;
+}
+
+Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
+    const platform::PatchedImage& image, platform::CallShape shape, uint32_t number,
+    uint64_t offset) {
+  if (!enabled_) return Errno(ENOSYS);
+  if (must_trap(number)) return Errno(ENOTSUP);
+  if (offset > INT32_MAX - 2 * platform::kPatchSize) return Errno(ENOTSUP);
+  CHECK(image.id < IMAGE_COUNT);
+  MutexLock lock(mu_);
+  const bool is_mov = shape == platform::CallShape::kMov;
+  uint32_t& next = is_mov ? next_mov_ : next_xor_;
+  if (next == (is_mov ? kMaxCalls : kEndXor)) return Errno(ENOSPC);
+  uint32_t index = next++;
+  if (is_mov && next == kFirstXor) next = kEndXor;
+  calls_[index] = {image.id, static_cast<uint32_t>(offset), shape};
+  uint64_t codes = stub_base_ + STUB_CALLS;
+  uint64_t address = codes + uint64_t{index} * STUB_CALL_SIZE;
+  uint64_t file_address = stub_base_ + STUB_ORDERS + ORDERS_IMAGES + image.id * sizeof(uint64_t);
+
+  std::byte* place = base_ + kTableSize + size_t{index} * STUB_CALL_SIZE;
+  Assembler code(place, address);
+  // rcx = the address of `offset` in the file
+  auto load_address = [&](uint64_t file_offset) {
+    code.bytes({0x48, 0x8b, 0x0d});  // mov file_address(%rip), %rcx
+    code.relative(file_address);
+    code.bytes({0x48, 0x8d, 0x89});  // lea file_offset(%rcx), %rcx
+    code.word(static_cast<uint32_t>(file_offset));
+  };
+  auto load_call = [&](bool to_kernel) {
+    if (is_mov || !to_kernel) {
+      load_address(offset + after_call(shape));
+    } else {
+      code.bytes({0x48, 0x8d, 0x0d});  // lea compare(%rip), %rcx
+      code.relative(address + kCompare);
+    }
+    code.bytes({0xb8});  // mov $number, %eax
+    code.word(number);
+  };
+  // Does GS point into the stub region, as it does unless the guest has set it? The flags stay: rcx
+  // becomes 0 if the upper half of GS - stub_base is 0.
+  code.bytes({0xf3, 0x49, 0x0f, 0xae, 0xcb});  // rdgsbase %r11
+  code.bytes({0x48, 0x8b, 0x0d});              // mov minus_base(%rip), %rcx
+  code.relative(codes);
+  code.bytes({0x4a, 0x8d, 0x0c, 0x19});        // lea (%rcx,%r11), %rcx
+  code.bytes({0x41, 0x89, 0xcb});              // mov %ecx, %r11d
+  code.bytes({0x49, 0xf7, 0xd3});              // not %r11
+  code.bytes({0x4a, 0x8d, 0x4c, 0x19, 0x01});  // lea 1(%rcx,%r11), %rcx
+  constexpr int kSlowSize = 21;
+  code.bytes({0xe3, kSlowSize});  // jrcxz
+  size_t slow = code.size();
+  load_call(false);
+  code.bytes({0x0f, 0x0b});  // ud2: the kernel finds the call in the registers
+  CHECK(code.size() - slow == kSlowSize);
+  load_call(true);
+  code.bytes({0xe9});  // jmp gate
+  code.relative(stub_base_ + (number == SYS_futex ? stub_header().gate_futex : stub_header().gate));
+  CHECK(code.size() <= kCompare);
+  if (!is_mov) {
+    Assembler rest(place + kCompare, address + kCompare);
+    rest.bytes({0x48, 0x8b, 0x0d});  // mov file_address(%rip), %rcx
+    rest.relative(file_address);
+    rest.bytes({0x48, 0x8d, 0x89});  // lea end_of_compare(%rcx), %rcx
+    rest.word(static_cast<uint32_t>(offset + kXorCompareSize));
+    rest.bytes({0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff});  // cmp $-4096, %rax
+    CHECK(rest.size() == kCompareDone - kCompare);
+    rest.bytes({0xff, 0xe1});  // jmp *%rcx
+  }
+  memcpy(base_ + size_t{index} * sizeof address, &address, sizeof address);
+
+  std::array<std::byte, platform::kPatchSize> patch{std::byte{0xff}, std::byte{0x24},
+                                                    std::byte{0x25}};  // jmp *table
+  uint32_t entry = CALL_TABLE + index * 8;
+  memcpy(patch.data() + 3, &entry, sizeof entry);
+  return patch;
+}
+
+uint64_t CallPatches::guest_address(uint64_t address, const Shared<uint64_t>* images) const {
+  uint64_t at = address - (stub_base_ + STUB_CALLS);
+  if (!enabled_ || at >= STUB_CALLS_SIZE) return 0;
+  const Call& call = calls_[at / STUB_CALL_SIZE];
+  uint64_t within = at % STUB_CALL_SIZE;
+  uint64_t file = images[call.image].load();
+  if (file == 0) return 0;
+  if (within < kCompare) return file + call.offset;
+  return file + call.offset + (within < kCompareDone ? after_call(call.shape) : kXorCompareSize);
+}
+
+}  // namespace caisson::systrap

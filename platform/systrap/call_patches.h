@@ -1,0 +1,75 @@
+// CallPatches: how patched `syscall` instructions reach the call gate without a trap.
+//
+// One per sandbox, owned by Systrap. In a patched image of a file's text, `mov $number, %eax;
+// syscall` is an indirect jump of the same size through a table at a fixed low address (CALL_TABLE)
+// to code of the call's own (STUB_CALLS), which loads the return address and the number and goes on
+// to the gate (stub/stub.S). Table, code and images are in one file, which stubs map through a
+// read-only descriptor, the same for all: an image fits wherever its file is mapped, as the code
+// adds the address that the stub's order page has for it. Where another instruction began in what
+// the jump has replaced there is an invalid opcode (0x06): whoever goes there is mended by the
+// kernel. Lock: mu_.
+#pragma once
+
+#include <array>
+#include <memory>
+
+#include "base/mutex.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "platform/platform.h"
+#include "platform/systrap/sysmsg/sysmsg.h"
+
+namespace caisson::systrap {
+
+class CallPatches {
+ public:
+  // `wanted` is false where calls shall not be patched; enabled() also says whether the host allows
+  // it.
+  static Result<std::unique_ptr<CallPatches>> create(uint64_t stub_base, bool wanted);
+  ~CallPatches();
+  CallPatches(const CallPatches&) = delete;
+  CallPatches& operator=(const CallPatches&) = delete;
+
+  bool enabled() const { return enabled_; }
+  // For the stubs: the table, then the code, then images. Not owned by the caller.
+  int read_only_fd() const { return read_only_.get(); }
+  // Whether `address` lies in the code that patched call sites jump to.
+  bool is_code(uint64_t address) const {
+    return address - (stub_base_ + STUB_CALLS) < STUB_CALLS_SIZE;
+  }
+
+  // Where the guest is whose instruction pointer is `address` in that code: before the call or,
+  // where the code ends with an instruction of the guest's, after it. `images` is what the stub's
+  // order page has. 0: a hostile jump.
+  uint64_t guest_address(uint64_t address, const Shared<uint64_t>* images) const;
+
+  // See platform::Platform.
+  Result<platform::PatchedImage> new_image(uint64_t length) EXCLUDES(mu_);
+  Result<std::array<std::byte, platform::kPatchSize>> new_call(const platform::PatchedImage& image,
+                                                               platform::CallShape shape,
+                                                               uint32_t number, uint64_t offset)
+      EXCLUDES(mu_);
+
+ private:
+  struct Call {
+    uint32_t image = 0;
+    uint32_t offset = 0;  // in the file, of the first byte patched
+    platform::CallShape shape = platform::CallShape::kMov;
+  };
+  explicit CallPatches(uint64_t stub_base) : stub_base_(stub_base) {}
+
+  const uint64_t stub_base_;
+  bool enabled_ = false;
+  UniqueFd read_only_;
+  std::byte* base_ = nullptr;  // the file, writable
+
+  Mutex<LockRank::kPlatform> mu_;
+  uint32_t images_ GUARDED_BY(mu_) = 0;
+  uint64_t image_end_ GUARDED_BY(mu_) = 0;  // in the file
+  uint32_t next_mov_ GUARDED_BY(mu_);
+  uint32_t next_xor_ GUARDED_BY(mu_);
+  // By place. Written before the place's code is.
+  std::unique_ptr<Call[]> calls_;
+};
+
+}  // namespace caisson::systrap

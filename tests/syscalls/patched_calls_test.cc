@@ -1,0 +1,286 @@
+// What a program may see of its system calls being patched, after enough of them: nothing.
+#include <asm/prctl.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <fstream>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include "tests/util/child.h"
+#include "tests/util/memory.h"
+#include "tests/util/must.h"
+#include "tests/util/signals.h"
+
+namespace caisson::test {
+namespace {
+
+// Calls in the ways that are patched. The second instructions have names of their own.
+__asm__(
+    ".text\n"
+    ".type call_getppid, @function\n"
+    "call_getppid:\n  .cfi_startproc\n"
+    "  mov $110, %eax\n"
+    "call_any:\n"
+    "  syscall\n"
+    "  ret\n  .cfi_endproc\n  .size call_getppid, . - call_getppid\n"
+    ".type call_read, @function\n"
+    "call_read:\n  .cfi_startproc\n"
+    "  xor %eax, %eax\n"
+    "call_read_zero:\n"
+    "  syscall\n"
+    "  cmp $-4096, %rax\n"
+    "  ja 1f\n"
+    "  ret\n"
+    "1: mov $-1, %rax\n"
+    "  ret\n  .cfi_endproc\n  .size call_read, . - call_read\n"
+    ".type call_for_flags, @function\n"
+    "call_for_flags:\n  .cfi_startproc\n"
+    "  push %rdi\n  popfq\n"
+    "  mov $110, %eax\n  syscall\n"
+    "  pushfq\n  pop %rax\n"
+    "  ret\n  .cfi_endproc\n  .size call_for_flags, . - call_for_flags\n");
+extern "C" {
+long call_getppid();
+long call_any();
+long call_read(int fd, void* to, size_t length);
+long call_read_zero();
+uint64_t call_for_flags(uint64_t flags);
+}
+
+// More than it takes (CallPatcher::kDefaultAfter).
+constexpr int kEnough = 3000;
+
+void make_enough_calls() {
+  char byte;
+  for (int i = 0; i < kEnough; ++i) {
+    ASSERT_EQ(call_getppid(), getppid());
+    ASSERT_EQ(call_read(-1, &byte, 1), -1);
+    ASSERT_EQ(call_for_flags(0x202) & 0x8d5, 0u);
+  }
+}
+
+class PatchedCalls : public testing::Test {
+ protected:
+  void SetUp() override { make_enough_calls(); }
+};
+
+struct Range {
+  uintptr_t start, end;
+};
+std::vector<Range> executable_ranges() {
+  std::vector<Range> ranges;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    std::istringstream words(line);
+    std::string range, mode;
+    words >> range >> mode;
+    if (mode.size() < 3 || mode[2] != 'x') continue;
+    size_t dash = range.find('-');
+    ranges.push_back(
+        {std::stoul(range, nullptr, 16), std::stoul(range.substr(dash + 1), nullptr, 16)});
+  }
+  return ranges;
+}
+
+TEST_F(PatchedCalls, ResultsAndErrors) {
+  Pipe pipe = must_pipe();
+  char byte = 0;
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_EQ(write(pipe.write_end.get(), "x", 1), 1);
+    ASSERT_EQ(call_read(pipe.read_end.get(), &byte, 1), 1);
+    ASSERT_EQ(byte, 'x');
+    ASSERT_EQ(call_read(pipe.read_end.get(), nullptr, 0), 0);
+    errno = 0;
+    ASSERT_EQ(pread(-1, &byte, 1, 0), -1);
+    ASSERT_EQ(errno, EBADF);
+  }
+}
+
+TEST_F(PatchedCalls, FlagsStay) {
+  for (uint64_t flags : {0x202u, 0x203u, 0xa02u, 0x2d7u, 0xad7u, 0x602u})
+    EXPECT_EQ(call_for_flags(flags) & 0xcd5, flags & 0xcd5) << flags;
+  __asm__ volatile("cld");
+}
+
+TEST_F(PatchedCalls, JumpsToTheCallItself) {
+  for (int i = 0; i < 100; ++i) {
+    long result;
+    __asm__ volatile("call *%1"
+                     : "=a"(result)
+                     : "r"(call_any), "0"(SYS_getpid)
+                     : "rcx", "r11", "memory");
+    ASSERT_EQ(result, getpid());
+  }
+  Pipe pipe = must_pipe();
+  must(write(pipe.write_end.get(), "yz", 2), "write");
+  char byte = 0;
+  long result;
+  __asm__ volatile("call *%1"
+                   : "=a"(result)
+                   : "r"(call_read_zero), "0"(0), "D"(pipe.read_end.get()), "S"(&byte), "d"(1)
+                   : "rcx", "r11", "memory");
+  EXPECT_EQ(result, 1);
+  EXPECT_EQ(byte, 'y');
+}
+
+std::atomic<int> handled{0};
+void count(int) { ++handled; }
+
+// A handler interrupts a call that waits: it begins again, or fails.
+TEST_F(PatchedCalls, RestartAfterAHandler) {
+  for (int flags : {SA_RESTART, 0}) {
+    Pipe pipe = must_pipe();
+    Pipe ready = must_pipe();
+    handled = 0;
+    HandlerGuard guard(SIGUSR1, count, flags);
+    pthread_t self = pthread_self();
+    std::thread other([&] {
+      char byte;
+      must(read(ready.read_end.get(), &byte, 1), "read");
+      while (handled == 0) {
+        pthread_kill(self, SIGUSR1);
+        usleep(1000);
+      }
+      if (flags == SA_RESTART) must(write(pipe.write_end.get(), "x", 1), "write");
+    });
+    must(write(ready.write_end.get(), "r", 1), "write");
+    char byte = 0;
+    long got = call_read(pipe.read_end.get(), &byte, 1);
+    other.join();
+    EXPECT_GT(handled, 0);
+    EXPECT_EQ(got, flags == SA_RESTART ? 1 : -1);
+    EXPECT_EQ(byte, flags == SA_RESTART ? 'x' : 0);
+  }
+}
+
+std::vector<Range> text;
+std::atomic<int> outside{0};
+void look_where(int, siginfo_t*, void* context) {
+  auto at = static_cast<uintptr_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
+  ++handled;
+  for (const Range& range : text)
+    if (at >= range.start && at < range.end) return;
+  ++outside;
+}
+
+// A profiler's signals, among many calls: each call works, and each handler sees an address in the
+// program's text.
+TEST_F(PatchedCalls, HandlersSeeTheProgramsText) {
+  text = executable_ranges();
+  handled = 0;
+  outside = 0;
+  HandlerGuard guard(SIGALRM, look_where, SA_RESTART);
+  itimerval timer{{0, 300}, {0, 300}};
+  must(setitimer(ITIMER_REAL, &timer, nullptr), "setitimer");
+  Pipe pipe = must_pipe();
+  pid_t parent = getppid();
+  for (int i = 0; i < 200'000 && handled < 100; ++i) {
+    char byte = 0;
+    ASSERT_EQ(call_getppid(), parent);
+    ASSERT_EQ(call_for_flags(0x243) & 0x8d5, 0x41u);
+    ASSERT_EQ(write(pipe.write_end.get(), "x", 1), 1);
+    ASSERT_EQ(call_read(pipe.read_end.get(), &byte, 1), 1);
+  }
+  timer = {};
+  must(setitimer(ITIMER_REAL, &timer, nullptr), "setitimer");
+  EXPECT_GT(handled, 0);
+  EXPECT_EQ(outside, 0);
+}
+
+TEST_F(PatchedCalls, AGsBaseOfOnesOwn) {
+  uint64_t word = 0x1122334455667788;
+  must(syscall(SYS_arch_prctl, ARCH_SET_GS, &word), "arch_prctl");
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_EQ(call_getppid(), getppid());
+    char byte;
+    ASSERT_EQ(call_read(-1, &byte, 1), -1);
+    uint64_t seen;
+    __asm__ volatile("mov %%gs:0, %0" : "=r"(seen));
+    ASSERT_EQ(seen, word);
+  }
+  must(syscall(SYS_arch_prctl, ARCH_SET_GS, 0), "arch_prctl");
+  EXPECT_EQ(call_getppid(), getppid());
+}
+
+TEST_F(PatchedCalls, ChildrenAndThreads) {
+  for (int i = 0; i < 20; ++i) {
+    pid_t self = getpid();
+    Child child = Child::run([&] {
+      char byte;
+      for (int k = 0; k < 100; ++k)
+        if (call_getppid() != self || call_read(-1, &byte, 1) != -1) return 1;
+      return 0;
+    });
+    ASSERT_EQ(child.wait(), 0);
+  }
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  pid_t parent = getppid();
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      for (int k = 0; k < 2000; ++k)
+        if (call_getppid() != parent) ++wrong;
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+// Text that is opened for writing is the file's own again.
+TEST_F(PatchedCalls, TextThatIsWritten) {
+  auto* call = reinterpret_cast<unsigned char*>(call_getppid);
+  auto* page = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(call) & ~uintptr_t{4095});
+  must(mprotect(page, 8192, PROT_READ | PROT_WRITE | PROT_EXEC), "mprotect");
+  volatile unsigned char* number = call + 1;
+  unsigned char was = *number;
+  *number = SYS_getpid;
+  EXPECT_EQ(call[0], 0xb8);
+  EXPECT_EQ(call[5], 0x0f);
+  EXPECT_EQ(call_getppid(), getpid());
+  *number = SYS_getppid;
+  EXPECT_EQ(call_getppid(), getppid());
+  must(mprotect(page, 8192, PROT_READ | PROT_EXEC), "mprotect");
+  EXPECT_EQ(call_getppid(), getppid());
+  (void)was;
+}
+
+// The program's own file, mapped a second time elsewhere: it works there too.
+TEST_F(PatchedCalls, ASecondMappingOfTheFile) {
+  std::ifstream maps("/proc/self/maps");
+  auto call = reinterpret_cast<uintptr_t>(call_getppid);
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long start, end, offset;
+    if (sscanf(line.c_str(), "%lx-%lx %*s %lx", &start, &end, &offset) != 3 || call < start ||
+        call >= end)
+      continue;
+    UniqueFd file(must(open("/proc/self/exe", O_RDONLY), "open"));
+    void* other = mmap(nullptr, end - start, PROT_READ | PROT_EXEC, MAP_PRIVATE, file.get(),
+                       static_cast<off_t>(offset));
+    ASSERT_NE(other, MAP_FAILED);
+    auto second = reinterpret_cast<long (*)()>(reinterpret_cast<uintptr_t>(other) + (call - start));
+    for (int i = 0; i < kEnough; ++i) ASSERT_EQ(second(), getppid());
+    void* moved = mremap(other, end - start, end - start, MREMAP_MAYMOVE | MREMAP_FIXED,
+                         static_cast<char*>(other) - 2 * (end - start));
+    if (moved != MAP_FAILED) {
+      auto third =
+          reinterpret_cast<long (*)()>(reinterpret_cast<uintptr_t>(moved) + (call - start));
+      for (int i = 0; i < 100; ++i) ASSERT_EQ(third(), getppid());
+      munmap(moved, end - start);
+    }
+    return;
+  }
+  FAIL() << "the text was not found";
+}
+
+}  // namespace
+}  // namespace caisson::test
