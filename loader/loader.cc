@@ -71,10 +71,14 @@ Result<void> resolve_scripts(ProgramRequest& request) {
 }
 
 // As Linux: what cpuid says of the first features. A static libc hides the value of its own vector.
+// Asked once: in a virtual machine cpuid costs tens of microseconds.
 uint64_t hardware_capabilities() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  __get_cpuid(1, &a, &b, &c, &d);
-  return d;
+  static const uint64_t features = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    __get_cpuid(1, &a, &b, &c, &d);
+    return d;
+  }();
+  return features;
 }
 
 std::vector<std::pair<uint64_t, uint64_t>> build_auxv(const platform::Platform& platform,
