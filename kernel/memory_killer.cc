@@ -18,6 +18,9 @@ namespace {
 constexpr uint64_t kEndPatienceNs = 5'000'000'000;
 constexpr uint64_t kReleasePatienceNs = 2'000'000'000;
 constexpr uint64_t kLookAgainNs = 1'000'000;
+// With this much free, whatever met the limit fits now: no single fault or fork takes more.
+constexpr uint64_t kPlenty = 4 * 1024 * 1024;
+constexpr uint32_t kMostInARow = 1000;
 // Spare pages help if they are this much, and not time after time: guests may touch them again.
 constexpr uint64_t kWorthwhile = 256 * 1024;
 constexpr uint64_t kSpareAgainNs = 20'000'000;
@@ -132,6 +135,11 @@ void MemoryKiller::limit_reached(ThreadGroup& group) {
   std::vector<Ref<ThreadGroup>> groups = kernel_.tasks().groups();
   RefOrNull<MemoryManager> shared;
   MutexLock lock(mu_);
+  // Others may have given memory back since the caller met the limit. Who comes again and again
+  // lacks something else.
+  static uint32_t in_a_row = 0;  // guarded by mu_
+  if (kernel_.memory_status().free_bytes >= kPlenty && ++in_a_row < kMostInARow) return;
+  in_a_row = 0;
   if (victim_is_pending_locked() || give_back_spare_locked(groups)) return;
   ThreadGroup* chosen = nullptr;
   int64_t most = 0;
