@@ -18,6 +18,7 @@ constexpr uint64_t kMaxFunctions = 1 << 20;
 constexpr size_t kMaxSegments = 64;
 constexpr size_t kMaxSites = 2048;
 constexpr uint32_t kMaxNumber = 0x1000;
+constexpr size_t kMaxPattern = 16;  // bytes, at least as long as any of kPatterns
 
 Result<void> read_exactly(Mappable& file, uint64_t offset, void* to, size_t length) {
   for (size_t done = 0; done < length;) {
@@ -134,6 +135,12 @@ const Pattern kPatterns[] = {
      {0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff}},
 };
 
+// Whether pages of their own hold parts of it: each may be replaced by the file's own, or by what
+// the guest maps there.
+bool crosses_pages(uint64_t at, const Pattern& pattern) {
+  return page_down(at) != page_down(at + pattern.size() - 1);
+}
+
 bool matches(const Pattern& pattern, std::span<const std::byte> text) {
   if (text[0] != pattern.first || text.size() < pattern.size()) return false;
   for (size_t i = 0; i < pattern.size(); ++i)
@@ -172,7 +179,13 @@ std::vector<Candidate> certain_ones(std::span<const std::byte> text, uint64_t st
       }
     }
     at += shape->length;
-    if (shape->branch) targets.push_back(at + static_cast<uint64_t>(int64_t{*shape->branch}));
+    if (!shape->branch) continue;
+    // Only those near a candidate, as a file may be all jumps.
+    uint64_t target = at + static_cast<uint64_t>(int64_t{*shape->branch});
+    auto after = std::upper_bound(candidates.begin(), candidates.end(), target,
+                                  [](uint64_t t, const Candidate& c) { return t < c.at; });
+    if (after != candidates.begin() && target - std::prev(after)->at < kMaxPattern)
+      targets.push_back(target);
   }
   if (inside) return {};
   std::sort(targets.begin(), targets.end());
@@ -225,7 +238,8 @@ Result<TextCalls> find_call_sites(Mappable& file, uint64_t offset) {
   std::vector<Candidate> candidates;
   for (uint64_t at = 0; at < bytes.size() && candidates.size() < kMaxSites; ++at)
     for (const Pattern& pattern : kPatterns)
-      if (matches(pattern, bytes.subspan(at))) candidates.push_back({at, &pattern});
+      if (matches(pattern, bytes.subspan(at)) && !crosses_pages(at, pattern))
+        candidates.push_back({at, &pattern});
   for (size_t i = 0; i < candidates.size();) {
     size_t next = i + 1;
     if (auto function = functions.find(address + candidates[i].at)) {

@@ -142,6 +142,21 @@ TEST(CallSites, NotWhereTheFunctionJumpsIntoIt) {
   EXPECT_TRUE(find(make_file(text, {{0, text.size()}})).empty());
 }
 
+// The guest may have one of the pages replaced: half a patch would be left.
+TEST(CallSites, NotAcrossPages) {
+  for (const Bytes& call : {kMov, kXor}) {
+    bool is_mov = call[0] == 0x90;
+    size_t skipped = is_mov ? 1 : 0, size = is_mov ? 7 : 10;
+    for (size_t start = 4096 - 12; start <= 4096; ++start) {
+      Bytes text(start - skipped, 0x90);
+      text.insert(text.end(), call.begin(), call.end());
+      bool crosses = start < 4096 && start + size > 4096;
+      EXPECT_EQ(find(make_file(text, {{0, text.size()}})).size(), crosses ? 0u : 1u)
+          << start << " " << size;
+    }
+  }
+}
+
 TEST(CallSites, Refused) {
   auto error = [](Bytes file, uint64_t offset = kTextOffset) {
     Ref<FileInMemory> mappable = make_ref<FileInMemory>(std::move(file));
