@@ -28,7 +28,7 @@ void CallPatcher::trapped(MemoryManager& mm, GuestAddr rip) {
       LOG_INFO("%s: calls not patched: %s", file->info().path.c_str(),
                std::string(patched.error().name()).c_str());
   }
-  if (!text->is_patched && file->patched_text() != nullptr) mm.map_text_again(*file);
+  if (!text->is_patched && file->patched_text() != nullptr) mm.map_text_again(*file, rip);
 }
 
 bool CallPatcher::is_due(const Ref<Mappable>& file) {

@@ -248,10 +248,10 @@ bool MemoryManager::wants_huge_locked(const Vma& vma, const Pma& pma) const {
   return memory_.has_room_for_huge(pma.length());
 }
 
-// What is mapped for `pma` instead of its file.
-const PatchedText* MemoryManager::patched_text_locked(const Vma& vma, const Pma& pma) const {
+// What may be mapped for `pma` instead of its file. Claims the place in this address space.
+const PatchedText* MemoryManager::claim_text_locked(const Vma& vma, const Pma& pma) const {
   if (pma.kind != Pma::Kind::kHostFile || vma.is_shared() || (pma.prot & kProtExec) == 0 ||
-      !vma.has(kVmaPatchable) || (vma.prot & kProtWrite) != 0)
+      (vma.prot & kProtWrite) != 0)
     return nullptr;
   const PatchedText* text = vma.file->patched_text();
   if (text == nullptr || !text->covers(pma.offset, pma.length()) ||
@@ -271,7 +271,16 @@ std::optional<MemoryManager::HostText> MemoryManager::host_text_at(GuestAddr add
                   pma->second.is_patched};
 }
 
-void MemoryManager::map_text_again(const Mappable& file) {
+void MemoryManager::map_text_again(const Mappable& file, GuestAddr addr) {
+  {
+    // Asked often where the answer stays no: the file is somewhere else too, for one.
+    ReadLock lock(mappings_);
+    auto vma = vmas_.find(addr);
+    auto pma = pmas_.find(addr);
+    if (vma == vmas_.end() || pma == pmas_.end() || vma->second.file.ref().get() != &file ||
+        claim_text_locked(vma->second, pma->second) == nullptr)
+      return;
+  }
   WriteLock lock(mappings_);
   for (auto& [start, vma] : vmas_) {
     if (vma.file.ref().get() != &file || vma.is_shared() || (vma.prot & kProtExec) == 0) continue;
@@ -279,7 +288,7 @@ void MemoryManager::map_text_again(const Mappable& file) {
     for (auto it = pmas_.first_ending_after(vma.start);
          it != pmas_.end() && it->second.start < vma.end; ++it) {
       Pma& pma = it->second;
-      if (pma.is_patched || patched_text_locked(vma, pma) == nullptr) continue;
+      if (pma.is_patched || claim_text_locked(vma, pma) == nullptr) continue;
       post_map_locked(vma, pma);
     }
   }
@@ -289,9 +298,10 @@ MemoryManager::PatchedPlace MemoryManager::patched_place(GuestAddr addr) const {
   ReadLock lock(mappings_);
   auto vma = vmas_.find(addr);
   auto pma = pmas_.find(addr);
-  if (vma == vmas_.end() || pma == pmas_.end()) return {};
-  const PatchedText* text = patched_text_locked(vma->second, pma->second);
-  if (text == nullptr) return {};
+  // What is mapped now, whatever would be mapped anew: writable text keeps its patches until it is
+  // written.
+  if (vma == vmas_.end() || pma == pmas_.end() || !pma->second.is_patched) return {};
+  const PatchedText* text = vma->second.file->patched_text();
   uint64_t offset = vma->second.file_offset(addr);
   auto call = std::upper_bound(text->calls.begin(), text->calls.end(), offset,
                                [](uint64_t at, const PatchedCall& c) { return at < c.offset; });
@@ -324,7 +334,7 @@ void MemoryManager::post_map_locked(const Vma& vma, Pma& pma) {
           pma.read_only ? platform::Backing::kMemoryReadOnly : platform::Backing::kMemory;
       break;
     case Pma::Kind::kHostFile: {
-      const PatchedText* text = patched_text_locked(vma, pma);
+      const PatchedText* text = vma.has(kVmaPatchable) ? claim_text_locked(vma, pma) : nullptr;
       pma.is_patched = text != nullptr;
       if (text != nullptr) {
         order.backing = platform::Backing::kPatched;

@@ -218,8 +218,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   };
   // What lies at `addr`, if it is a private mapping of a host file.
   std::optional<HostText> host_text_at(GuestAddr addr) const;
-  // Maps the patched text of `file` wherever the file's own is mapped for execution.
-  void map_text_again(const Mappable& file);
+  // If the patched text of `file` can be mapped at `addr`: maps it wherever the file's own is
+  // mapped for execution.
+  void map_text_again(const Mappable& file, GuestAddr addr);
   // What the guest wants that executed an invalid opcode at `addr`, which was made so by a patch.
   struct PatchedPlace {
     enum class Kind : uint8_t {
@@ -320,7 +321,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   PmaSet::iterator insert_pma_locked(const Pma& pma) REQUIRES(mappings_);
   // Orders the mapping, and notes in `pma` what became of it.
   void post_map_locked(const Vma& vma, Pma& pma) REQUIRES(mappings_);
-  const PatchedText* patched_text_locked(const Vma& vma, const Pma& pma) const
+  const PatchedText* claim_text_locked(const Vma& vma, const Pma& pma) const
       REQUIRES_SHARED(mappings_);
   bool wants_huge_locked(const Vma& vma, const Pma& pma) const REQUIRES_SHARED(mappings_);
   bool fits_limits_locked(uint64_t added, bool is_data) const REQUIRES(mappings_);
