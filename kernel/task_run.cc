@@ -259,6 +259,8 @@ bool Task::take_patched_place(CurrentTask& current) {
   }
   regs.orig_rax = regs.rax;
   regs.rcx = regs.rip;
+  constexpr uint64_t kResumeFlag = 0x10000;
+  regs.eflags &= ~kResumeFlag;  // only faults leave it
   regs.r11 = regs.eflags;
   context->take_call();
   restart_.reset();

@@ -128,7 +128,7 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
   if (next == (is_mov ? kMaxCalls : kEndXor)) return Errno(ENOSPC);
   uint32_t index = next++;
   if (is_mov && next == kFirstXor) next = kEndXor;
-  calls_[index] = {image.id, static_cast<uint32_t>(offset), shape};
+  calls_[index] = {image.id, static_cast<uint32_t>(offset), number, shape};
   uint64_t codes = stub_base_ + STUB_CALLS;
   uint64_t address = codes + uint64_t{index} * STUB_CALL_SIZE;
   uint64_t file_address = stub_base_ + STUB_ORDERS + ORDERS_IMAGES + image.id * sizeof(uint64_t);
@@ -199,6 +199,26 @@ uint64_t CallPatches::guest_address(uint64_t address, const Shared<uint64_t>* im
   if (file == 0) return 0;
   if (within < kCompare) return file + call.offset;
   return file + call.offset + (within < kCompareDone ? after_call(call.shape) : kXorCompareSize);
+}
+
+// If the step ended behind the jump for good, the jump would be made again after each handler.
+bool CallPatches::finish_step(uint64_t address, const Shared<uint64_t>* images,
+                              Registers& regs) const {
+  constexpr uint64_t kArithmeticFlags = 0x8d5, kZeroAndParity = 0x44;
+  uint64_t at = address - (stub_base_ + STUB_CALLS);
+  if (!enabled_ || at >= STUB_CALLS_SIZE || at % STUB_CALL_SIZE != 0) return false;
+  const Call& call = calls_[at / STUB_CALL_SIZE];
+  uint64_t file = images[call.image].load();
+  if (file == 0) return false;
+  if (call.shape == platform::CallShape::kMov) {
+    regs.rax = call.number;
+    regs.rip = file + call.offset + 5;
+  } else {
+    regs.rax = 0;
+    regs.eflags = (regs.eflags & ~kArithmeticFlags) | kZeroAndParity;
+    regs.rip = file + call.offset + 2;
+  }
+  return true;
 }
 
 }  // namespace caisson::systrap

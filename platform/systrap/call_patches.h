@@ -43,6 +43,10 @@ class CallPatches {
   // order page has. 0: a hostile jump.
   uint64_t guest_address(uint64_t address, const Shared<uint64_t>* images) const;
 
+  // A guest that runs step by step (TF) was stopped at `address`, behind the jump of a patch, where
+  // no step of its own ends: sets what its first instruction does. False: not the code's beginning.
+  bool finish_step(uint64_t address, const Shared<uint64_t>* images, Registers& regs) const;
+
   // See platform::Platform.
   Result<platform::PatchedImage> new_image(uint64_t length) EXCLUDES(mu_);
   Result<std::array<std::byte, platform::kPatchSize>> new_call(const platform::PatchedImage& image,
@@ -54,6 +58,7 @@ class CallPatches {
   struct Call {
     uint32_t image = 0;
     uint32_t offset = 0;  // in the file, of the first byte patched
+    uint32_t number = 0;
     platform::CallShape shape = platform::CallShape::kMov;
   };
   explicit CallPatches(uint64_t stub_base) : stub_base_(stub_base) {}

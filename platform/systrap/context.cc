@@ -61,6 +61,7 @@ constexpr int kSysSeccomp = 1;
 constexpr uint64_t kOverflow = 1 << 11;
 constexpr uint64_t kArithmeticFlags = 0xd5 | kOverflow;
 constexpr uint64_t kOtherFlags = 0x202;
+constexpr uint64_t kResumeFlag = 0x10000;
 uint64_t flags_of_gate(uint64_t packed) {
   return (packed >> 8 & kArithmeticFlags) | ((packed & 1) != 0 ? kOverflow : 0) | kOtherFlags;
 }
@@ -456,10 +457,13 @@ bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
       take_call();
       regs_.orig_rax = regs_.rax;
       regs_.rip = regs_.rcx;
+      regs_.eflags &= ~kResumeFlag;  // only faults leave it
       regs_.r11 = regs_.eflags;
       return true;
     }
-    regs_.rip = guest_address(m.rip);
+    if (signo != SIGTRAP || !systrap_.calls().finish_step(m.rip, space_->process().images(), regs_))
+      regs_.rip = guest_address(m.rip);
+    info.address = regs_.rip;
   }
   switch (signo) {
     case SIGSYS:

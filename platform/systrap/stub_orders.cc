@@ -186,6 +186,7 @@ size_t StubProcess::recall_private_waiters() {
 }
 
 bool StubProcess::claim_image(uint32_t image, uint64_t base) {
+  if (base == 0) return false;  // 0: nowhere
   uint64_t there = 0;
   return orders_->images[image].compare_exchange_strong(there, base) || there == base;
 }

@@ -168,6 +168,7 @@ class PatchedCallTest : public SystrapTest {
     }
     EXPECT_TRUE(space->claim_image(image.id, kCode));
     EXPECT_FALSE(space->claim_image(image.id, kCode + 4096));
+    EXPECT_FALSE(space->claim_image(image.id + 1, 0)) << "the mark of an image that is nowhere";
     space->map(
         {kCode, 4096, PROT_READ | PROT_EXEC, Backing::kPatched, nullptr, image.offset, false});
     return context;

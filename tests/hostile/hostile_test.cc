@@ -61,6 +61,73 @@ TEST_F(Hostile, JumpsIntoStubTextAtEveryByte) {
   finish_all(20);
 }
 
+// The table and the code of patched calls. Enough calls are made first that there are some.
+class HostileToPatches : public Hostile {
+ protected:
+  void SetUp() override {
+    Hostile::SetUp();
+    if (IsSkipped()) return;
+    for (int i = 0; i < 3000; ++i) getppid();
+    if (munmap(reinterpret_cast<void*>(CALL_TABLE_END - 4096), 4096) != 0 ||
+        mmap(reinterpret_cast<void*>(CALL_TABLE), 4096, PROT_READ,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != MAP_FAILED)
+      GTEST_SKIP() << "this host does not allow patched calls";
+  }
+  static uint64_t table_entry(uint64_t index) {
+    return reinterpret_cast<const volatile uint64_t*>(CALL_TABLE)[index];
+  }
+};
+
+TEST_F(HostileToPatches, JumpsIntoTheirCodeAtEveryByte) {
+  constexpr size_t kAtOnce = 256;
+  uint64_t codes = stub_.text + STUB_CALLS;
+  constexpr uint64_t kNoCompare = 1, kCompare = 0x600 / 8;  // indices, call_patches.cc
+  for (uint64_t place : {uint64_t{0}, kNoCompare, kCompare, kCompare - 1}) {
+    for (uint64_t at = 0; at < STUB_CALL_SIZE; ++at) {
+      for (uint64_t seed : {1, 2, 3}) {
+        start([&] {
+          if (seed == 3) _writegsbase_u64(stub_.text + at * 8);  // within the region
+          jump_wild(codes + place * STUB_CALL_SIZE + at, at * 31 + seed, stub_.slot);
+        });
+        if (children_.size() == kAtOnce) finish_all(20);
+      }
+    }
+  }
+  finish_all(20);
+}
+
+// What a guest does to the addresses of the table does not reach the next user of its stub.
+TEST_F(HostileToPatches, TheirTableStays) {
+  uint64_t first = table_entry(1);
+  for (int i = 0; i < 40; ++i) {
+    pid_t pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      auto* low = reinterpret_cast<void*>(CALL_TABLE);
+      constexpr size_t kSize = CALL_TABLE_END - CALL_TABLE;
+      if (table_entry(1) != first) _exit(1);
+      if (munmap(low, kSize) != 0 || munmap(nullptr, CALL_TABLE_END + 4096) != 0) _exit(2);
+      if (mprotect(low, kSize, PROT_NONE) == 0) _exit(3);
+      if (mmap(low, kSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
+              MAP_FAILED ||
+          errno != EPERM)
+        _exit(4);
+      void* own = mmap(nullptr, kSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (mremap(own, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, low) != MAP_FAILED ||
+          errno != EPERM)
+        _exit(5);
+      void* hinted = mmap(low, kSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (hinted == MAP_FAILED || hinted < reinterpret_cast<void*>(CALL_TABLE_END)) _exit(6);
+      if (madvise(low, kSize, MADV_DONTNEED) == 0) _exit(7);
+      if (table_entry(1) != first || getppid() == 0) _exit(8);
+      _exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(pid, &status, 0), pid);
+    ASSERT_EQ(status, 0) << i;
+  }
+}
+
 TEST_F(Hostile, EveryCallNumberAtEverySyscallInstructionOfTheStub) {
   constexpr size_t kAtOnce = 32;
   auto* text = reinterpret_cast<const unsigned char*>(stub_.text);

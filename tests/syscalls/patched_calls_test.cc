@@ -2,6 +2,7 @@
 #include <asm/prctl.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -10,6 +11,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <fstream>
@@ -49,13 +51,20 @@ __asm__(
     "  push %rdi\n  popfq\n"
     "  mov $110, %eax\n  syscall\n"
     "  pushfq\n  pop %rax\n"
-    "  ret\n  .cfi_endproc\n  .size call_for_flags, . - call_for_flags\n");
+    "  ret\n  .cfi_endproc\n  .size call_for_flags, . - call_for_flags\n"
+    ".type call_wake_for_flags, @function\n"
+    "call_wake_for_flags:\n  .cfi_startproc\n"
+    "  push %rcx\n  popfq\n"
+    "  mov $202, %eax\n  syscall\n"
+    "  pushfq\n  pop %rax\n"
+    "  ret\n  .cfi_endproc\n  .size call_wake_for_flags, . - call_wake_for_flags\n");
 extern "C" {
 long call_getppid();
 long call_any();
 long call_read(int fd, void* to, size_t length);
 long call_read_zero();
 uint64_t call_for_flags(uint64_t flags);
+uint64_t call_wake_for_flags(int* word, int operation, int count, uint64_t flags);
 }
 
 // More than it takes (CallPatcher::kDefaultAfter).
@@ -116,11 +125,13 @@ TEST_F(PatchedCalls, FlagsStay) {
 TEST_F(PatchedCalls, JumpsToTheCallItself) {
   for (int i = 0; i < 100; ++i) {
     long result;
-    __asm__ volatile("call *%1"
-                     : "=a"(result)
+    uint64_t flags;
+    __asm__ volatile("call *%2\n mov %%r11, %1"
+                     : "=a"(result), "=&r"(flags)
                      : "r"(call_any), "0"(SYS_getpid)
                      : "rcx", "r11", "memory");
     ASSERT_EQ(result, getpid());
+    ASSERT_EQ(flags & ~0x8d5u, 0x202u) << "what syscall leaves in r11";
   }
   Pipe pipe = must_pipe();
   must(write(pipe.write_end.get(), "yz", 2), "write");
@@ -198,6 +209,23 @@ TEST_F(PatchedCalls, HandlersSeeTheProgramsText) {
   EXPECT_EQ(outside, 0);
 }
 
+// futex(2) decides more things before it comes to the kernel.
+TEST_F(PatchedCalls, FlagsStayWhereHandlersInterruptAWakeUp) {
+  int word = 0;
+  for (int i = 0; i < kEnough; ++i) call_wake_for_flags(&word, FUTEX_WAKE_PRIVATE, 1, 0x202);
+  handled = 0;
+  HandlerGuard guard(SIGALRM, count, SA_RESTART);
+  itimerval timer{{0, 100}, {0, 100}};
+  must(setitimer(ITIMER_REAL, &timer, nullptr), "setitimer");
+  uint64_t different = 0;
+  for (int i = 0; i < 5'000'000 && handled < 2000; ++i)
+    different |= (call_wake_for_flags(&word, FUTEX_WAKE_PRIVATE, 1, 0xad7) ^ 0xad7) & 0x8d5;
+  timer = {};
+  must(setitimer(ITIMER_REAL, &timer, nullptr), "setitimer");
+  EXPECT_GT(handled, 0);
+  EXPECT_EQ(different, 0u);
+}
+
 TEST_F(PatchedCalls, AGsBaseOfOnesOwn) {
   uint64_t word = 0x1122334455667788;
   must(syscall(SYS_arch_prctl, ARCH_SET_GS, &word), "arch_prctl");
@@ -252,6 +280,74 @@ TEST_F(PatchedCalls, TextThatIsWritten) {
   must(mprotect(page, 8192, PROT_READ | PROT_EXEC), "mprotect");
   EXPECT_EQ(call_getppid(), getppid());
   (void)was;
+}
+
+std::vector<uintptr_t> steps;
+void note_step(int, siginfo_t* info, void* context) {
+  auto* registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+  auto at = static_cast<uintptr_t>(registers[REG_RIP]);
+  if (reinterpret_cast<uintptr_t>(info->si_addr) != at) ++outside;
+  if (steps.size() < steps.capacity())
+    steps.push_back(at);
+  else
+    registers[REG_EFL] &= ~0x100;
+}
+
+// A program that traces itself.
+TEST_F(PatchedCalls, StepByStep) {
+  steps.reserve(200);
+  outside = 0;
+  HandlerGuard guard(SIGTRAP, note_step, 0);
+  for (int round = 0; round < 3; ++round) {
+    steps.clear();
+    char byte;
+    auto got = static_cast<long>(call_for_flags(0x302));
+    long parent = call_getppid();
+    long read = call_read(-1, &byte, 1);
+    __asm__ volatile("pushfq\n andl $~0x100, (%%rsp)\n popfq" ::: "memory", "cc");
+    ASSERT_LT(steps.size(), 200u) << "the same step again and again";
+    EXPECT_EQ(got & 0x100, 0x100);
+    EXPECT_EQ(parent, getppid());
+    EXPECT_EQ(read, -1);
+    std::vector<Range> ranges = executable_ranges();
+    for (uintptr_t at : steps)
+      EXPECT_TRUE(std::any_of(ranges.begin(), ranges.end(), [at](const Range& range) {
+        return at >= range.start && at < range.end;
+      }));
+    auto first = reinterpret_cast<uintptr_t>(call_getppid);
+    auto last = reinterpret_cast<uintptr_t>(call_read_zero);
+    EXPECT_TRUE(std::count(steps.begin(), steps.end(), first + 5)) << "behind mov";
+    EXPECT_TRUE(std::count(steps.begin(), steps.end(), last)) << "behind xor";
+    EXPECT_EQ(outside, 0);
+  }
+}
+
+// Long text becomes writable without being written: what is patched there stays so, and works.
+TEST_F(PatchedCalls, TextThatCouldBeWritten) {
+  char byte;
+  for (const Range& range : executable_ranges()) {
+    auto at = reinterpret_cast<uintptr_t>(call_read);
+    if (at < range.start || at >= range.end) continue;
+    auto* start = reinterpret_cast<void*>(range.start);
+    must(mprotect(start, range.end - range.start, PROT_READ | PROT_WRITE | PROT_EXEC), "mprotect");
+    for (int i = 0; i < 20; ++i) {
+      Pipe pipe = must_pipe();
+      handled = 0;
+      HandlerGuard guard(SIGALRM, count, SA_RESTART);
+      itimerval timer{{0, 0}, {0, 2000}};
+      must(setitimer(ITIMER_REAL, &timer, nullptr), "setitimer");
+      std::thread other([&] {
+        while (handled == 0) std::this_thread::yield();
+        must(write(pipe.write_end.get(), "x", 1), "write");
+      });
+      EXPECT_EQ(call_read(pipe.read_end.get(), &byte, 1), 1);
+      other.join();
+    }
+    must(mprotect(start, range.end - range.start, PROT_READ | PROT_EXEC), "mprotect");
+    EXPECT_EQ(call_read(-1, &byte, 1), -1);
+    return;
+  }
+  FAIL() << "the text was not found";
 }
 
 // The program's own file, mapped a second time elsewhere: it works there too.

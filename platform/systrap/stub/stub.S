@@ -38,6 +38,7 @@
 #define UCONTEXT_R8 40
 #define UCONTEXT_R9 48
 #define UCONTEXT_R10 56
+#define UCONTEXT_R11 64
 #define UCONTEXT_R12 72
 #define UCONTEXT_R13 80
 #define UCONTEXT_R14 88
@@ -213,6 +214,7 @@ gate_futex:
         lahf
         seto    %al
         movzwl  %ax, %r11d
+gate_futex_decides:                     // the guest's flags are in r11 only
         lea     ORDERS(%rip), %rcx
         cmpl    $0, ORDERS_ANSWERS(%rcx)
         je      gate_futex_to_kernel
@@ -286,9 +288,23 @@ interrupted_private_wait:
         jmp     return_to_frame
 2:      cmp     $(gate_futex - stub_start), %rax
         jne     3f
-        mov     UCONTEXT_RCX(%rdx), %rax
-        mov     %rax, SLOT_WAIT_RETURN(%rbx)
-3:      lea     private_wait_to_kernel(%rip), %rax
+        mov     UCONTEXT_RCX(%rdx), %rcx
+        mov     %rcx, SLOT_WAIT_RETURN(%rbx)
+3:      cmp     $(gate_futex_decides - stub_start), %rax
+        jb      4f
+        cmp     $(private_wait - stub_start), %rax
+        je      4f
+        mov     UCONTEXT_R11(%rdx), %rcx
+        movzbl  %ch, %esi
+        and     $0xd5, %esi
+        and     $1, %ecx
+        shl     $11, %ecx
+        or      %ecx, %esi
+        mov     UCONTEXT_RFLAGS(%rdx), %rcx
+        and     $~0x8d5, %rcx
+        or      %rsi, %rcx
+        mov     %rcx, UCONTEXT_RFLAGS(%rdx)
+4:      lea     private_wait_to_kernel(%rip), %rax
         mov     %rax, UCONTEXT_RIP(%rdx)
         jmp     return_to_frame
 
