@@ -59,6 +59,7 @@ Result<size_t> CallPatcher::patch(Mappable& file, uint64_t offset) {
            patch.value().size());
     text->calls.push_back({site.offset, site.shape});
   }
+  if (text->calls.empty()) return Errno(ENOSPC);
   memcpy(text->image.bytes.data(), calls.text.data(), calls.text.size());
   size_t count = text->calls.size();
   file.set_patched_text(std::move(text));

@@ -15,7 +15,7 @@
 
 namespace caisson {
 
-// A task reports one of so many trapped calls.
+// See traps_per_report().
 inline constexpr uint32_t kTrapsPerReport = 16;
 
 class CallPatcher {
@@ -26,16 +26,17 @@ class CallPatcher {
   // `after` 0: nothing is patched.
   CallPatcher(platform::Platform& platform, uint32_t after) : platform_(platform), after_(after) {}
 
-  // A call was trapped in `mm`; `rip` is where it returns to. Tells whether reports are wanted at
-  // all.
+  // A report: a call was trapped in `mm`; `rip` is where it returns to.
   void trapped(MemoryManager& mm, GuestAddr rip) EXCLUDES(mu_);
+  // Whether reports are wanted at all.
   bool is_on() const { return after_ != 0; }
-  // Every so many trapped calls of a task come here.
+  // A task reports one of so many trapped calls.
   uint32_t traps_per_report() const { return after_ < kTrapsPerReport ? 1 : kTrapsPerReport; }
 
  private:
   bool is_due(const Ref<Mappable>& file) EXCLUDES(mu_);
-  // How many calls.
+  // Gives `file` its patched text, of the segment that holds `offset`; returns how many calls it
+  // has.
   Result<size_t> patch(Mappable& file, uint64_t offset);
 
   platform::Platform& platform_;

@@ -232,7 +232,6 @@ void Task::wait_for_memory() {
   set_state(RunOperation{make_memory_wait(), false, std::nullopt});
 }
 
-// A synchronous exception. Page faults are the address space's business first.
 // One in many, so that the rest pays nothing for it.
 void Task::report_trap(CurrentTask& current) {
   CallPatcher& patcher = kernel.call_patcher();
@@ -268,6 +267,7 @@ bool Task::take_patched_place(CurrentTask& current) {
   return true;
 }
 
+// A synchronous exception. Page faults are the address space's business first.
 void Task::take_fault(CurrentTask& current) {
   const platform::Fault fault = context->fault();
   SigInfo info;
