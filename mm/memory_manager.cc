@@ -309,13 +309,14 @@ MemoryManager::PatchedPlace MemoryManager::patched_place(GuestAddr addr) const {
   --call;
   uint64_t within = offset - call->offset;
   GuestAddr start = addr - within;
+  platform::CallLayout layout = platform::layout_of(call->shape);
   if (call->shape == platform::CallShape::kMov) {
-    if (within == 5) return {PatchedPlace::Kind::kCall, start + 7};
+    if (within == layout.call) return {PatchedPlace::Kind::kCall, start + layout.after};
   } else {
-    // What is left of `xor; syscall; cmp`: from the second on a harmless `and` and then an invalid
-    // opcode at 7.
-    if (within == 7) return {PatchedPlace::Kind::kCall, start + 4};
-    if (within == 4) return {PatchedPlace::Kind::kCompare, start + 10};
+    // What is left of `xor; syscall; cmp`: from the second on a harmless `and` (rax is 0 there) and
+    // then an invalid opcode, the rest of the comparison.
+    if (within == platform::kPatchSize) return {PatchedPlace::Kind::kCall, start + layout.after};
+    if (within == layout.after) return {PatchedPlace::Kind::kCompare, start + layout.end};
   }
   return {};
 }

@@ -56,8 +56,8 @@ struct MapOrder {
   int prot = 0;         // PROT_*
   Backing backing = Backing::kMemory;
   MappableFile* file = nullptr;  // for kFile; the address space takes a reference
-  uint64_t offset =
-      0;  // in the memory file, the host file or among the patched images, multiple of kPageSize
+  // In the memory file, the host file or among the patched images, multiple of kPageSize.
+  uint64_t offset = 0;
   bool populate = false;  // MAP_POPULATE
   bool huge = false;      // the host may use huge pages
 };
@@ -194,6 +194,15 @@ enum class CallShape : uint8_t {
   kXorCompare,
 };
 inline constexpr size_t kPatchSize = 7;
+// Where things are in the sequence, from its first byte on.
+struct CallLayout {
+  uint8_t call;   // `syscall`
+  uint8_t after;  // where it returns to
+  uint8_t end;    // of the sequence
+};
+constexpr CallLayout layout_of(CallShape shape) {
+  return shape == CallShape::kMov ? CallLayout{5, 7, 7} : CallLayout{2, 4, 10};
+}
 struct PatchedImage {
   uint32_t id = 0;
   uint64_t offset = 0;         // for MapOrder::offset

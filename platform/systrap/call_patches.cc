@@ -66,12 +66,6 @@ class Assembler {
 // Where in a call's place the guest's own instruction is, and the end of it.
 constexpr uint64_t kCompare = 96;
 constexpr uint64_t kCompareDone = kCompare + 20;
-constexpr uint64_t kXorCompareSize = 10;
-
-// Where a call returns to, from its first byte on.
-constexpr uint64_t after_call(platform::CallShape shape) {
-  return shape == platform::CallShape::kMov ? 7 : 4;
-}
 
 }  // namespace
 
@@ -124,6 +118,7 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
   CHECK(image.id < IMAGE_COUNT);
   MutexLock lock(mu_);
   const bool is_mov = shape == platform::CallShape::kMov;
+  const platform::CallLayout layout = platform::layout_of(shape);
   uint32_t& next = is_mov ? next_mov_ : next_xor_;
   if (next == (is_mov ? kMaxCalls : kEndXor)) return Errno(ENOSPC);
   uint32_t index = next++;
@@ -144,7 +139,7 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
   };
   auto load_call = [&](bool to_kernel) {
     if (is_mov || !to_kernel) {
-      load_address(offset + after_call(shape));
+      load_address(offset + layout.after);
     } else {
       code.bytes({0x48, 0x8d, 0x0d});  // lea compare(%rip), %rcx
       code.relative(address + kCompare);
@@ -176,7 +171,7 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
     rest.bytes({0x48, 0x8b, 0x0d});  // mov file_address(%rip), %rcx
     rest.relative(file_address);
     rest.bytes({0x48, 0x8d, 0x89});  // lea end_of_compare(%rcx), %rcx
-    rest.word(static_cast<uint32_t>(offset + kXorCompareSize));
+    rest.word(static_cast<uint32_t>(offset + layout.end));
     rest.bytes({0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff});  // cmp $-4096, %rax
     CHECK(rest.size() == kCompareDone - kCompare);
     rest.bytes({0xff, 0xe1});  // jmp *%rcx
@@ -198,7 +193,8 @@ uint64_t CallPatches::guest_address(uint64_t address, const Shared<uint64_t>* im
   uint64_t file = images[call.image].load();
   if (file == 0) return 0;
   if (within < kCompare) return file + call.offset;
-  return file + call.offset + (within < kCompareDone ? after_call(call.shape) : kXorCompareSize);
+  platform::CallLayout layout = platform::layout_of(call.shape);
+  return file + call.offset + (within < kCompareDone ? layout.after : layout.end);
 }
 
 // If the step ended behind the jump for good, the jump would be made again after each handler.
@@ -210,14 +206,10 @@ bool CallPatches::finish_step(uint64_t address, const Shared<uint64_t>* images,
   const Call& call = calls_[at / STUB_CALL_SIZE];
   uint64_t file = images[call.image].load();
   if (file == 0) return false;
-  if (call.shape == platform::CallShape::kMov) {
-    regs.rax = call.number;
-    regs.rip = file + call.offset + 5;
-  } else {
-    regs.rax = 0;
+  regs.rax = call.number;
+  if (call.shape == platform::CallShape::kXorCompare)
     regs.eflags = (regs.eflags & ~kArithmeticFlags) | kZeroAndParity;
-    regs.rip = file + call.offset + 2;
-  }
+  regs.rip = file + call.offset + platform::layout_of(call.shape).call;
   return true;
 }
 

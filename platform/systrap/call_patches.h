@@ -7,7 +7,13 @@
 // read-only descriptor, the same for all: an image fits wherever its file is mapped, as the code
 // adds the address that the stub's order page has for it. Where another instruction began in what
 // the jump has replaced there is an invalid opcode (0x06): whoever goes there is mended by the
-// kernel. Lock: mu_.
+// kernel (Task::take_patched_place). Lock: mu_.
+//
+//   byte          0  1  2  3  4  5  6  7  8  9
+//   patch         ff 24 25 lo hi 06 00          jmp *0x0006hilo, the call's entry of the table
+//   kMov          b8 number......0f 05          `syscall` at 5: 06
+//   kXorCompare   31 c0 0f 05 48 3d 00 f0 ff ff `cmp` at 4: hi must be 06, so only 32 entries fit;
+//                                               `syscall` at 2: `and $table, %eax`, then 7: invalid
 #pragma once
 
 #include <array>
