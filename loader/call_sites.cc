@@ -122,15 +122,16 @@ class Functions {
 // What is looked for: the lengths of the instructions, and the bytes but for the number.
 struct Pattern {
   platform::CallShape shape;
-  std::byte first;
+  size_t number_at;  // 0: the number is 0
   std::vector<size_t> lengths;
   std::vector<int> bytes;  // -1: of the number
   size_t size() const { return bytes.size(); }
 };
 const Pattern kPatterns[] = {
-    {platform::CallShape::kMov, std::byte{0xb8}, {5, 2}, {0xb8, -1, -1, -1, -1, 0x0f, 0x05}},
+    {platform::CallShape::kMov, 1, {5, 2}, {0xb8, -1, -1, -1, -1, 0x0f, 0x05}},
+    {platform::CallShape::kMovWide, 3, {7, 2}, {0x48, 0xc7, 0xc0, -1, -1, -1, -1, 0x0f, 0x05}},
     {platform::CallShape::kXorCompare,
-     std::byte{0x31},
+     0,
      {2, 2, 6},
      {0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff}},
 };
@@ -142,7 +143,8 @@ bool crosses_pages(uint64_t at, const Pattern& pattern) {
 }
 
 bool matches(const Pattern& pattern, std::span<const std::byte> text) {
-  if (text[0] != pattern.first || text.size() < pattern.size()) return false;
+  if (text[0] != static_cast<std::byte>(pattern.bytes[0]) || text.size() < pattern.size())
+    return false;
   for (size_t i = 0; i < pattern.size(); ++i)
     if (pattern.bytes[i] >= 0 && text[i] != static_cast<std::byte>(pattern.bytes[i])) return false;
   return true;
@@ -249,8 +251,8 @@ Result<TextCalls> find_call_sites(Mappable& file, uint64_t offset) {
       if (start < bytes.size() && end <= bytes.size()) {
         for (const Candidate& one :
              certain_ones(bytes, start, end, std::span(candidates).subspan(i, next - i))) {
-          bool is_mov = one.pattern->shape == platform::CallShape::kMov;
-          uint32_t number = is_mov ? *load<uint32_t>(bytes, one.at + 1) : 0;
+          size_t number_at = one.pattern->number_at;
+          uint32_t number = number_at != 0 ? *load<uint32_t>(bytes, one.at + number_at) : 0;
           if (number < kMaxNumber)
             calls.sites.push_back({calls.offset + one.at, one.pattern->shape, number});
         }

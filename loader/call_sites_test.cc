@@ -110,6 +110,15 @@ TEST(CallSites, BothShapes) {
   EXPECT_EQ(sites[1].shape, CallShape::kXorCompare);
 }
 
+TEST(CallSites, TheWideNumber) {
+  // nop; mov $15,%rax; syscall
+  auto sites = find(make_file({0x90, 0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, {{0, 10}}));
+  ASSERT_EQ(sites.size(), 1u);
+  EXPECT_EQ(sites[0].shape, CallShape::kMovWide);
+  EXPECT_EQ(sites[0].offset, kTextOffset + 1);
+  EXPECT_EQ(sites[0].number, 15u);
+}
+
 TEST(CallSites, OnlyInKnownFunctions) {
   EXPECT_TRUE(find(make_file(kMov, {})).empty());
   EXPECT_TRUE(find(make_file(kMov, {{0, 1}})).empty());
@@ -192,7 +201,7 @@ TEST(CallSites, TheHostsLibc) {
   auto sites = find(bytes, offset);
   EXPECT_GT(sites.size(), 200u);
   for (const CallSite& site : sites) {
-    size_t call = site.offset + (site.shape == CallShape::kMov ? 5 : 2);
+    size_t call = site.offset + platform::end_of_call(site.shape) - 2;
     EXPECT_EQ(bytes[call], 0x0f);
     EXPECT_EQ(bytes[call + 1], 0x05);
   }

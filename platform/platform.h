@@ -189,7 +189,8 @@ class Context {
 // bytes of certain sequences of instructions are replaced by a jump. Where such text may be, and
 // what may be replaced, is for the caller to know. Lives as long as the platform.
 enum class CallShape : uint8_t {
-  kMov,  // mov $number, %eax; syscall
+  kMov,      // mov $number, %eax; syscall
+  kMovWide,  // mov $number, %rax; syscall: 9 bytes. The `syscall` stays.
   // xor %eax, %eax; syscall; cmp $-4096, %rax: 10 bytes. The last 3 stay and are skipped.
   kXorCompare,
 };
@@ -201,7 +202,15 @@ struct CallLayout {
   uint8_t end;    // of the sequence
 };
 constexpr CallLayout layout_of(CallShape shape) {
-  return shape == CallShape::kMov ? CallLayout{5, 7, 7} : CallLayout{2, 4, 10};
+  switch (shape) {
+    case CallShape::kMov:
+      return {5, 7, 7};
+    case CallShape::kMovWide:
+      return {7, 9, 9};
+    case CallShape::kXorCompare:
+      return {2, 4, 10};
+  }
+  return {};
 }
 struct PatchedImage {
   uint32_t id = 0;

@@ -24,10 +24,11 @@ static_assert((CALL_TABLE >> 16 & 0xff) == 0x06 && CALL_TABLE_END - CALL_TABLE <
 constexpr uint32_t kFirstXor = 0x600 / 8;
 constexpr uint32_t kEndXor = 0x700 / 8;
 
-// Calls that need the vector state, which is at hand only after a trap.
+// Calls that need the vector state, which is at hand only after a trap, at once or for the handler
+// that they lead to.
 bool must_trap(uint32_t number) {
   switch (number) {
-    case SYS_rt_sigreturn:
+    case SYS_tgkill:
     case SYS_clone:
     case SYS_clone3:
     case SYS_fork:
@@ -117,12 +118,12 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
   if (offset > INT32_MAX - 2 * platform::kPatchSize) return Errno(ENOTSUP);
   CHECK(image.id < IMAGE_COUNT);
   MutexLock lock(mu_);
-  const bool is_mov = shape == platform::CallShape::kMov;
+  const bool compares = shape == platform::CallShape::kXorCompare;
   const platform::CallLayout layout = platform::layout_of(shape);
-  uint32_t& next = is_mov ? next_mov_ : next_xor_;
-  if (next == (is_mov ? kMaxCalls : kEndXor)) return Errno(ENOSPC);
+  uint32_t& next = compares ? next_xor_ : next_mov_;
+  if (next == (compares ? kEndXor : kMaxCalls)) return Errno(ENOSPC);
   uint32_t index = next++;
-  if (is_mov && next == kFirstXor) next = kEndXor;
+  if (!compares && next == kFirstXor) next = kEndXor;
   calls_[index] = {image.id, static_cast<uint32_t>(offset), number, shape};
   uint64_t codes = stub_base_ + STUB_CALLS;
   uint64_t address = codes + uint64_t{index} * STUB_CALL_SIZE;
@@ -138,7 +139,7 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
     code.word(static_cast<uint32_t>(file_offset));
   };
   auto load_call = [&](bool to_kernel) {
-    if (is_mov || !to_kernel) {
+    if (!compares || !to_kernel) {
       load_address(offset + layout.after);
     } else {
       code.bytes({0x48, 0x8d, 0x0d});  // lea compare(%rip), %rcx
@@ -166,7 +167,7 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
   code.bytes({0xe9});  // jmp gate
   code.relative(stub_base_ + (number == SYS_futex ? stub_header().gate_futex : stub_header().gate));
   CHECK(code.size() <= kCompare);
-  if (!is_mov) {
+  if (compares) {
     Assembler rest(place + kCompare, address + kCompare);
     rest.bytes({0x48, 0x8b, 0x0d});  // mov file_address(%rip), %rcx
     rest.relative(file_address);

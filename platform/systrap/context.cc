@@ -213,7 +213,8 @@ void SystrapContext::write_frame(StubThread& thread) {
     std::span<const std::byte> image = vector_.empty() ? vector.initial() : std::span(vector_);
     if (std::byte* state = vector_state_of(thread)) memcpy(state, image.data(), image.size());
     vector_dirty_ = false;
-    vector_ = {};
+    vector_laid_ = thread.at_gate;
+    if (!vector_laid_) vector_ = {};
   }
   auto* frame = reinterpret_cast<HostUcontext*>(bytes + thread.frame_offset);
   frame->sigmask = 0;
@@ -527,6 +528,12 @@ void SystrapContext::read_event(StubThread& thread) {
   if ((thread.slot().calls.load() & CALLS_COUNT_MASK) == 0) call_count_ = 0;
   give_back_protects();
   uint32_t entry = thread.slot().entry;
+  if (vector_laid_) {
+    // An interrupt may have come before the frame was loaded: what it shows then is older.
+    vector_laid_ = false;
+    vector_dirty_ = entry == SLOT_ENTRY_GATE_BROKEN;
+    if (!vector_dirty_) vector_ = {};
+  }
   bool ok = false;
   if (fetching_ || entry == SLOT_ENTRY_GATE_BROKEN) {
     ok = entry != SLOT_ENTRY_GATE && read_frame(thread, true);

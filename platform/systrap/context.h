@@ -85,7 +85,10 @@ class SystrapContext : public platform::Context {
   Registers call_regs_{};  // as they were when the call began
   bool is_fresh_ = false;
   bool fetching_ = false;
-  bool vector_dirty_ = true;       // vector_ is newer than what the thread has
+  bool vector_dirty_ = true;  // vector_ is newer than what the thread has
+  // What is in vector_ is in the frame that a thread at the gate goes on by, and perhaps not loaded
+  // yet.
+  bool vector_laid_ = false;
   std::vector<std::byte> vector_;  // sized when first needed; empty and dirty: the initial state
 };
 

@@ -320,6 +320,58 @@ TEST_F(PatchedCallTest, InterruptsDoNotShowTheCodeBehindPatches) {
   context->attach(nullptr);
 }
 
+// What an rt_sigreturn through the gate restores is there even if an interrupt comes on the way
+// back.
+TEST_F(PatchedCallTest, VectorStateThatWasWrittenArrives) {
+  if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
+  // mov $39,%eax; syscall; movq %xmm0,0x500000; jmp to the beginning
+  constexpr uint8_t kStore[] = {0xb8, 39,   0,    0,    0,    0x0f, 0x05, 0x66, 0x0f,
+                                0xd6, 0x04, 0x25, 0x00, 0x00, 0x50, 0x00, 0xeb, 0xee};
+  constexpr size_t kXmm0 = 160;
+  auto space = MUST(systrap_->new_address_space(0));
+  auto context = make_patched(space, kStore, {{0, kMov, 39}});
+  std::vector<std::byte> state(systrap_->vector_state_size());
+  context->read_vector_state(state);
+  std::atomic<bool> done{false};
+  std::atomic<int> calls{0};
+  std::thread other([&] {
+    for (int seen = 0; !done;) {
+      if (calls == seen) continue;
+      seen = calls;
+      for (int i = std::rand() % 300; i > 0; --i) __builtin_ia32_pause();
+      context->interrupt();
+    }
+  });
+  int interrupts = 0;
+  uint64_t written = 0;
+  for (int i = 0; i < 200'000 && interrupts < 1000; ++i) {
+    context->resume();
+    if (next() != context.get()) break;
+    if (context->event() == EventKind::kInterrupt) {
+      ++interrupts;
+      continue;
+    }
+    if (context->event() != EventKind::kSyscall) break;
+    uint64_t seen;
+    memcpy(&seen, bytes_ + 0x2000, sizeof seen);
+    if (calls > 0) {
+      EXPECT_EQ(seen, written);
+    }
+    if (testing::Test::HasFailure()) break;
+    written = 0x1111'0000'0000'0000 + static_cast<uint64_t>(i);
+    memcpy(state.data() + kXmm0, &written, sizeof written);
+    state[512] |= std::byte{3};  // x87 and SSE are in use
+    context->write_vector_state(state);
+    ++calls;
+  }
+  EXPECT_EQ(context->event() == EventKind::kSyscall || context->event() == EventKind::kInterrupt,
+            true);
+  done = true;
+  other.join();
+  EXPECT_GT(interrupts, 100);
+  context->attach(nullptr);
+}
+
 // Guest code, copied from here: position-independent, data at kData.
 __asm__(
     ".section .rodata\n"
