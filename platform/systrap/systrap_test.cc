@@ -407,7 +407,7 @@ TEST_F(SystrapTest, AReusedThreadStartsFromTheResetState) {
   Slot* first_slot = nullptr;
   uint64_t used_before = 0;
   std::vector<Ref<platform::AddressSpace>> spaces;
-  for (int round = 0; round < 6; ++round) {
+  for (int round = 0, others = 0; round < 6;) {
     bool dirty = round % 2 == 0;
     spaces.push_back(MUST(systrap_->new_address_space(0)));
     auto code = dirty ? std::span(dirty_code, dirty_code_end) : std::span(look_code, look_code_end);
@@ -418,7 +418,14 @@ TEST_F(SystrapTest, AReusedThreadStartsFromTheResetState) {
     ASSERT_EQ(context->event(), EventKind::kSyscall) << context->fault().signo;
     StubThread* thread = static_cast<SystrapContext*>(context.get())->thread();
     if (first_slot == nullptr) first_slot = &thread->slot();
-    ASSERT_EQ(&thread->slot(), first_slot) << "the thread was not used again";
+    if (&thread->slot() != first_slot) {
+      // Its stub is not empty yet, on a busy machine; this one is kept out of the way.
+      ASSERT_LT(++others, 50) << "the thread was not used again";
+      context->attach(nullptr);
+      settle();
+      continue;
+    }
+    ++round;
     uint64_t used = thread->host_cpu_ns();
     EXPECT_LE(context->cpu_time_ns(), used - used_before)
         << "CPU time of an earlier task is counted";

@@ -131,7 +131,7 @@ class Inside(Programs):
     def tearDown(self):
         self.assertEqual(traces(), self.traces)
 
-    def caisson(self, *words, stdin=subprocess.DEVNULL, timeout_s=20):
+    def caisson(self, *words, stdin=subprocess.DEVNULL, timeout_s=60):
         with tempfile.TemporaryDirectory() as private:
             environment = dict(os.environ, TMPDIR=private)
             process = subprocess.Popen([CAISSON, *words], stdin=stdin, stdout=subprocess.PIPE,
