@@ -239,6 +239,16 @@ void Task::report_trap(CurrentTask& current) {
   patcher.trapped(current.mm(), context->regs().rip);
 }
 
+namespace {
+// What is at `addr` is no invalid opcode, but what a patch may have been over: another thread has
+// taken the patch away since the guest met it, and it only needs to try again.
+bool begins_after_a_patch(MemoryManager& mm, GuestAddr addr) {
+  constexpr uint16_t kSyscall = 0x050f, kCompare = 0x3d48;
+  uint16_t bytes = 0;
+  return mm.copy_in(&bytes, addr, sizeof bytes).ok() && (bytes == kSyscall || bytes == kCompare);
+}
+}  // namespace
+
 // The guest went to an instruction in the middle of a patch: a call to be restarted after a
 // handler, for one.
 bool Task::take_patched_place(CurrentTask& current) {
@@ -246,13 +256,18 @@ bool Task::take_patched_place(CurrentTask& current) {
   if (context->fault().signo != SIGILL) return false;
   Registers& regs = context->regs();
   MemoryManager::PatchedPlace place = current.mm().patched_place(regs.rip);
-  if (place.kind == Kind::kNone) return false;
+  if (place.kind == Kind::kNone) {
+    if (!begins_after_a_patch(current.mm(), regs.rip)) return false;
+    set_state(RunGuest{});
+    return true;
+  }
   regs.rip = place.next;
   if (place.kind == Kind::kCompare) {
-    constexpr uint64_t kArithmeticFlags = 0x8d5;
+    constexpr uint64_t kArithmeticFlags = 0x8d5, kOverflow = 0x800, kAhFlags = 0xd5;
     uint64_t flags;
-    __asm__("cmp $-4096, %1; pushf; pop %0" : "=r"(flags) : "r"(regs.rax) : "cc");
-    regs.eflags = (regs.eflags & ~kArithmeticFlags) | (flags & kArithmeticFlags);
+    __asm__("cmp $-4096, %1; lahf; seto %%al" : "=&a"(flags) : "r"(regs.rax) : "cc");
+    regs.eflags = (regs.eflags & ~kArithmeticFlags) | (flags >> 8 & kAhFlags) |
+                  ((flags & 1) != 0 ? kOverflow : 0);
     set_state(RunGuest{});
     return true;
   }

@@ -201,7 +201,7 @@ TEST(CallSites, TheHostsLibc) {
   auto sites = find(bytes, offset);
   EXPECT_GT(sites.size(), 200u);
   for (const CallSite& site : sites) {
-    size_t call = site.offset + platform::end_of_call(site.shape) - 2;
+    size_t call = site.offset + platform::layout_of(site.shape).call;
     EXPECT_EQ(bytes[call], 0x0f);
     EXPECT_EQ(bytes[call + 1], 0x05);
   }
