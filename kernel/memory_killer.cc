@@ -137,9 +137,8 @@ void MemoryKiller::limit_reached(ThreadGroup& group) {
   MutexLock lock(mu_);
   // Others may have given memory back since the caller met the limit. Who comes again and again
   // lacks something else.
-  static uint32_t in_a_row = 0;  // guarded by mu_
-  if (kernel_.memory_status().free_bytes >= kPlenty && ++in_a_row < kMostInARow) return;
-  in_a_row = 0;
+  if (kernel_.memory_status().free_bytes >= kPlenty && ++without_need_ < kMostInARow) return;
+  without_need_ = 0;
   if (victim_is_pending_locked() || give_back_spare_locked(groups)) return;
   ThreadGroup* chosen = nullptr;
   int64_t most = 0;

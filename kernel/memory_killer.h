@@ -55,6 +55,8 @@ class MemoryKiller {
   Mutex<LockRank::kMemoryKiller> mu_;
   Victim victim_ GUARDED_BY(mu_);
   uint64_t spare_given_back_ns_ GUARDED_BY(mu_) = 0;  // when it last helped
+  // How often in a row the limit was met although there was plenty.
+  uint32_t without_need_ GUARDED_BY(mu_) = 0;
 };
 
 // Waits a moment for memory that a killed process gives back; then the fault or the call that met

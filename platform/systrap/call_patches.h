@@ -12,6 +12,7 @@
 //   byte          0  1  2  3  4  5  6  7  8  9
 //   patch         ff 24 25 lo hi 06 00          jmp *0x0006hilo, the call's entry of the table
 //   kMov          b8 number......0f 05          `syscall` at 5: 06
+//   kMovWide      48 c7 c0 number......0f 05    the `syscall` at 7 stays
 //   kXorCompare   31 c0 0f 05 48 3d 00 f0 ff ff `cmp` at 4: hi must be 06, so only 32 entries fit;
 //                                               `syscall` at 2: `and $table, %eax`, then 7: invalid
 #pragma once
