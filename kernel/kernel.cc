@@ -139,6 +139,7 @@ Result<void> Kernel::start_image(ExecImage image, ProgramSpec spec) {
 void Kernel::start_workers() {
   for (int worker = 0; worker < config_.platform.worker_count(); ++worker)
     workers_.emplace_back([this, worker] { run_worker(worker); });
+  if (config_.memory.limit() != 0) memory_watch_.start();
 }
 
 void Kernel::run_worker(int worker) {
@@ -213,6 +214,7 @@ void Kernel::shutdown() {
     }
     if (!only_init_is_left()) LOG_WARNING("tasks are left at shutdown");
   }
+  memory_watch_.stop();
   run_queue_.close();
   for (std::thread& worker : workers_) worker.join();
   workers_.clear();

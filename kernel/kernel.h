@@ -20,6 +20,7 @@
 #include "kernel/futex/futex_table.h"
 #include "kernel/ipc/shm.h"
 #include "kernel/memory_killer.h"
+#include "kernel/memory_watch.h"
 #include "kernel/resource_limits.h"
 #include "kernel/run_queue.h"
 #include "kernel/syscall_table.h"
@@ -131,6 +132,7 @@ class Kernel {
   uint64_t boot_time_ns_ = 0;
   std::atomic<uint64_t> forks_{0};
   std::vector<std::thread> workers_;
+  MemoryWatch memory_watch_{*this};
 
   // For wait_finished() and shutdown(), whose threads are not workers: a host futex that counts
   // ends.

@@ -130,7 +130,22 @@ bool MemoryKiller::give_back_spare_locked(const std::vector<Ref<ThreadGroup>>& g
   return true;
 }
 
-void MemoryKiller::limit_reached(ThreadGroup& group) {
+// Of all that have memory, protected or not.
+ThreadGroup* MemoryKiller::largest(const std::vector<Ref<ThreadGroup>>& groups) {
+  ThreadGroup* found = nullptr;
+  uint64_t most = 0;
+  for (const Ref<ThreadGroup>& group : groups) {
+    RefOrNull<MemoryManager> mm = group->is_kernel_init ? nullptr : memory_of(kernel_, *group);
+    if (!mm) continue;
+    const uint64_t resident = mm->usage().guest_memory;
+    if (found != nullptr && resident <= most) continue;
+    found = group.get();
+    most = resident;
+  }
+  return found;
+}
+
+void MemoryKiller::limit_reached(ThreadGroup* group) {
   // Before the lock: what they let go of may be a lot.
   std::vector<Ref<ThreadGroup>> groups = kernel_.tasks().groups();
   RefOrNull<MemoryManager> shared;
@@ -152,7 +167,8 @@ void MemoryKiller::limit_reached(ThreadGroup& group) {
     resident = bytes;
   }
   if (chosen == nullptr) {
-    chosen = &group;
+    chosen = group != nullptr ? group : largest(groups);
+    if (chosen == nullptr) return;
     resident = 0;
   }
   shared = memory_of(kernel_, *chosen);

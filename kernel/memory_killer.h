@@ -28,9 +28,10 @@ class MemoryKiller {
  public:
   explicit MemoryKiller(Kernel& kernel) : kernel_(kernel) {}
 
-  // `group` met the memory limit. Ends a process, unless one is on its way out already. If none
-  // may be chosen, `group` itself ends: it could not go on.
-  void limit_reached(ThreadGroup& group) EXCLUDES(mu_);
+  // `group` met the memory limit (null: nobody did, but all together have passed it). Ends a
+  // process, unless one is on its way out already. If none may be chosen, `group` itself ends: it
+  // could not go on.
+  void limit_reached(ThreadGroup* group) EXCLUDES(mu_);
   // /proc/PID/oom_score.
   int score(ThreadGroup& group);
   // Processes that were ended so far; oom_kill of /proc/vmstat.
@@ -48,6 +49,7 @@ class MemoryKiller {
   std::optional<int64_t> badness(ThreadGroup& group, uint64_t* resident_bytes);
   bool victim_is_pending_locked() REQUIRES(mu_);
   bool give_back_spare_locked(const std::vector<Ref<ThreadGroup>>& groups) REQUIRES(mu_);
+  ThreadGroup* largest(const std::vector<Ref<ThreadGroup>>& groups);
   void end_locked(ThreadGroup& group, uint64_t resident_bytes) REQUIRES(mu_);
 
   Kernel& kernel_;

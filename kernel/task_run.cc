@@ -228,7 +228,7 @@ void Task::finish_operation(CurrentTask& current, const StepResult& result) {
 
 // The memory limit is reached: a process ends for it, and we look again a moment later.
 void Task::wait_for_memory() {
-  kernel.memory_killer().limit_reached(group);
+  kernel.memory_killer().limit_reached(&group);
   set_state(RunOperation{make_memory_wait(), false, std::nullopt});
 }
 

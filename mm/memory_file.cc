@@ -12,6 +12,8 @@ namespace {
 // Free pages that are kept, in all, and from one run of pages.
 constexpr uint64_t kWarmLimit = 4 * 1024 * 1024;
 constexpr uint64_t kWarmRunLimit = 512 * 1024;
+// What is made ready between two looks at a limit of ours.
+constexpr uint64_t kLimitedPiece = 1024 * 1024;
 }  // namespace
 
 Result<std::unique_ptr<MemoryFile>> MemoryFile::create(UniqueFd rw, uint64_t size) {
@@ -348,8 +350,28 @@ MemoryRange MemoryFile::next_untouched(MemoryRange range) {
   return {};
 }
 
+bool MemoryFile::has_limit_of_host() const { return host::free_storage(fd_.get()).has_value(); }
+
+bool MemoryFile::has_room(MemoryRange range) const {
+  if (limit_ == 0) return true;
+  uint64_t needed = resident_bytes() + range.length;
+  while (needed > limit_) {
+    MemoryRange data = next_data(range);
+    if (data.empty()) return false;
+    needed -= data.length;
+    range = {data.end(), range.end() - data.end()};
+  }
+  return true;
+}
+
 Result<void> MemoryFile::populate(MemoryRange range) {
-  if (!host::populate(at(range.offset), range.length).ok()) return Errno(ENOMEM);
+  const uint64_t most = limit_ == 0 ? range.length : kLimitedPiece;
+  for (MemoryRange rest = range; !rest.empty();) {
+    const MemoryRange piece{rest.offset, std::min(rest.length, most)};
+    if (!has_room(piece) || !host::populate(at(piece.offset), piece.length).ok())
+      return Errno(ENOMEM);
+    rest = {piece.end(), rest.end() - piece.end()};
+  }
   MutexLock lock(mutex_);
   untouched_.remove(range);
   return {};
@@ -370,8 +392,9 @@ void MemoryFile::populate_huge(MemoryRange range) {
 }
 
 bool MemoryFile::has_room_for_huge(uint64_t length) const {
-  return huge_base_ != nullptr &&
-         length <= host::free_storage(fd_.get()).value_or(host::physical_memory()) / 2;
+  if (huge_base_ == nullptr) return false;
+  if (limit_ != 0) return length <= (limit_ - std::min(limit_, resident_bytes())) / 2;
+  return length <= host::free_storage(fd_.get()).value_or(host::physical_memory()) / 2;
 }
 
 void MemoryFile::collapse(MemoryRange range) {
@@ -389,8 +412,15 @@ MemoryRange MemoryFile::next_data(MemoryRange range) const {
 }
 
 Result<void> MemoryFile::write(uint64_t offset, std::span<const std::byte> data) {
-  Result<void> written = host::write_file(fd_.get(), offset, data);
-  if (!written.ok()) return Errno(written.error() == Errno(EFAULT) ? EFAULT : kEMEMORYLIMIT);
+  const size_t most = limit_ == 0 ? data.size() : kLimitedPiece;
+  while (!data.empty()) {
+    const auto piece = data.first(std::min(data.size(), most));
+    if (!has_room({offset, piece.size()})) return Errno(kEMEMORYLIMIT);
+    Result<void> written = host::write_file(fd_.get(), offset, piece);
+    if (!written.ok()) return Errno(written.error() == Errno(EFAULT) ? EFAULT : kEMEMORYLIMIT);
+    offset += piece.size();
+    data = data.subspan(piece.size());
+  }
   return {};
 }
 

@@ -79,6 +79,16 @@ class MemoryFile {
     }
   }
 
+  // Where the host's file system sets no limit (a memfd): from now on populate(), write() and what
+  // copies with it keep to this one. Touches are counted afterwards (kernel/memory_watch.h). Once,
+  // before start.
+  void limit_to(uint64_t bytes) { limit_ = bytes; }
+  bool has_limit_of_host() const;
+  // 0: the host sets one.
+  uint64_t limit() const { return limit_; }
+  // Whether the pages that the range lacks are within limit().
+  bool has_room(MemoryRange range) const;
+
   // Gives every page of the range memory now. ENOMEM at the memory limit.
   Result<void> populate(MemoryRange range);
 
@@ -147,6 +157,7 @@ class MemoryFile {
   std::byte* const base_;
   std::byte* const huge_base_;  // the same, where a touch brings huge pages; null: none to be had
   const uint64_t size_;
+  uint64_t limit_ = 0;  // set once before start
   mutable Mutex<LockRank::kMemoryFile> mutex_;
   std::map<uint64_t, Extent> extents_ GUARDED_BY(mutex_);                    // allocated, by offset
   std::map<uint64_t, uint64_t> free_ GUARDED_BY(mutex_);                     // free: offset to end

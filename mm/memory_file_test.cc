@@ -128,6 +128,28 @@ TEST(MemoryFile, TheReserveIsSpentAndPutByAgain) {
   EXPECT_EQ(memory->resident_bytes(), kLength);
 }
 
+TEST(MemoryFile, ALimitOfOurOwnIsKept) {
+  auto memory = make_memory_file();
+  EXPECT_FALSE(memory->has_limit_of_host());
+  constexpr uint64_t kLimit = 4 * 1024 * 1024;
+  constexpr uint64_t kHalf = kLimit / 2;
+  memory->limit_to(kLimit);
+  MemoryRange range = MUST(memory->allocate(2 * kLimit));
+  EXPECT_FALSE(memory->has_room_for_huge(kHalf + kPageSize));
+  EXPECT_TRUE(memory->has_room({range.offset, kLimit}));
+  EXPECT_FALSE(memory->has_room({range.offset, kLimit + kPageSize}));
+  ASSERT_TRUE(memory->populate({range.offset, kHalf}).ok());
+  EXPECT_TRUE(memory->has_room({range.offset, kLimit}));  // half of it is there
+  EXPECT_FALSE(memory->has_room({range.offset + kHalf, kHalf + kPageSize}));
+  std::vector<std::byte> data(kLimit, std::byte{5});
+  EXPECT_EQ(memory->write(range.offset + kHalf, data).error(), Errno(kEMEMORYLIMIT));
+  EXPECT_EQ(memory->resident_bytes(), kLimit);
+  EXPECT_TRUE(memory->write(range.offset, data).ok());  // nothing new
+  EXPECT_EQ(memory->populate({range.offset, 2 * kLimit}).error(), Errno(ENOMEM));
+  EXPECT_EQ(memory->resident_bytes(), kLimit);
+  memory->release(range);
+}
+
 TEST(MemoryFile, ReferencesCountPerByteRange) {
   auto memory = make_memory_file();
   MemoryRange range = MUST(memory->allocate(10 * kPageSize));

@@ -191,6 +191,7 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
   UniqueFd memory_fd(fcntl(guest_memory.read_write.get(), F_DUPFD_CLOEXEC, 3));
   auto memory =
       STEP_ERRNO("guest memory", MemoryFile::create(std::move(memory_fd), kMemoryFileSize));
+  if (!memory->has_limit_of_host()) memory->limit_to(limit);
   STEP_ERRNO("the reserve of guest memory",
              memory->keep_reserve(std::clamp(page_down(limit / 64), kPageSize, kMemoryReserve)));
   if (namespaces) STEP(enter_empty_root());

@@ -105,6 +105,10 @@ Result<size_t> TmpfsFile::write_at(UserBuffer& from, WritePosition& position) {
       break;
     }
     uint64_t piece = std::min(total - done, here.value().length);
+    if (!tmpfs().memory().has_room({here.value().offset, piece})) {
+      failure = Errno(ENOSPC);
+      break;
+    }
     Result<size_t> moved = from.read(tmpfs().memory().at(here.value().offset), piece);
     if (!moved.ok()) {
       // A full sandbox is a full file system: nobody is killed for a file.

@@ -1,6 +1,7 @@
 // What memory_limit.py runs: a parent that knows what its children should come to, and children
 // that use memory in different ways. Prints one word a child: "ended N" or "killed N".
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -143,9 +144,9 @@ int main(int argc, char** argv) {
            }));
   } else if (mode == "protected") {
     // The larger process is not to be chosen, a smaller one is.
-    int ready[2];
+    int ready[2], gone[2];
     char byte;
-    if (pipe(ready) != 0) return 1;
+    if (pipe(ready) != 0 || pipe(gone) != 0) return 1;
     pid_t favourite = start([] {
       set_adjustment(900);
       touch(20 * kMiB);
@@ -153,10 +154,15 @@ int main(int argc, char** argv) {
     });
     pid_t big = start([&] {
       set_adjustment(-1000);
+      close(gone[1]);
       touch(40 * kMiB);
       if (write(ready[1], "", 1) != 1) _exit(1);
       touch(30 * kMiB);
+      // Where touches are counted afterwards the other one may end a moment later.
+      pollfd end{gone[0], POLLIN, 0};
+      if (poll(&end, 1, 5000) != 1) _exit(20);
     });
+    close(gone[1]);
     if (read(ready[0], &byte, 1) != 1) return 1;
     report("favourite", favourite);
     report("big", big);
