@@ -72,6 +72,7 @@ int fail_each_allocation(const Function& function, const After& after) {
 }
 
 TEST(OutOfMemory, StartsLeaveNothingBehind) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   SKIP_WITHOUT_FAILURES();
   const int before = open_descriptors();
   const std::string path = "/bin/true";
@@ -129,6 +130,7 @@ TEST(OutOfMemory, TheFirstLookAtTheEnvironmentCanBeRepeated) {
 }
 
 TEST(SmallStack, PthreadsLeastIsEnough) {
+  SKIP_WITHOUT_USER_NAMESPACES();
 #ifdef CAISSON_SANITIZED
   GTEST_SKIP() << "sanitizers need more than that for themselves";
 #endif

@@ -36,6 +36,9 @@ std::string expected(const std::vector<int>& files) {
 
 class Descriptors : public testing::TestWithParam<int> {
  protected:
+  void SetUp() override {
+    if (GetParam() == 1) SKIP_WITHOUT_USER_NAMESPACES();
+  }
   // Shared memory; a map's socket; copied memory with a socket.
   ProcAttr attr() const {
     if (GetParam() == 1) return in_user_namespace();

@@ -83,6 +83,7 @@ TEST(Function, KeepsAllDescriptorsOnRequest) {
 }
 
 TEST(Function, NamespacesSessionAndDeathSignal) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   ProcAttr attr = in_user_namespace(0, CLONE_NEWPID);
   attr.sys.unshare_flags = CLONE_NEWNS;
   attr.sys.setsid = true;

@@ -63,6 +63,7 @@ TEST(Host, SignalsAreResetIgnoredOrBlockedAsAfterExec) {
 // clone3 missing (ENOSYS), forbidden by an old container (EPERM), older than a flag (EINVAL) or
 // than a field (E2BIG); no waiting or signals by pidfd; CLONE_PIDFD missing; pidfd_open missing.
 TEST(Host, OlderHosts) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   const uint32_t pidfd_flag = CLONE_PIDFD;
   const std::vector<std::vector<Denied>> hosts = {
       {{SYS_clone3, ENOSYS}},
@@ -167,6 +168,7 @@ std::atomic<int> fork_handler_calls{0};
 void count_fork_handler() { ++fork_handler_calls; }
 
 TEST(Host, NoForkHandlerRuns) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   static const bool registered = [] {
     pthread_atfork(count_fork_handler, count_fork_handler, count_fork_handler);
     return true;

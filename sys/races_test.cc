@@ -50,6 +50,7 @@ int exit_status_of(const std::vector<std::string>& argv, const ProcAttr& attr = 
 }
 
 TEST(Races, NoChildSeesAStrayDescriptor) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   const int before = open_descriptors();
   std::atomic<int> count{0};
   race(
@@ -151,6 +152,7 @@ TEST(Races, AChildGetsOneConsistentEnvironment) {
 // Others that fork at the wrong moment and never run a program have copies of the socket by which
 // a start talks to its child; no start may wait for them.
 TEST(Races, StrayCopiesOfTheSocketHoldNobodyUp) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   std::atomic<bool> stop{false};
   std::atomic<bool> late{false};
   std::thread forker([&] {
@@ -201,6 +203,7 @@ void on_signal(int) {
 
 // A handler that ran in the child would run in our memory, on our stack.
 TEST(Races, SignalsDuringStarts) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   handler_pid = getpid();
   struct sigaction action {};
   struct sigaction before {};

@@ -81,6 +81,7 @@ TEST(Start, JoinsAGivenProcessGroup) {
 
 // Each namespace flag, by clone and by unshare, with maps: what an ordinary user may do too.
 TEST(Start, Namespaces) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   struct Case {
     uint64_t flag;
     const char* name;
@@ -115,6 +116,7 @@ TEST(Start, Namespaces) {
 }
 
 TEST(Start, UserNamespaceMapsByCloneAndByUnshare) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   ProcAttr attr = in_user_namespace(0);
   EXPECT_EQ(shell("id -u; id -g; cat /proc/self/setgroups", attr).text, "0\n0\ndeny\n");
   attr = in_user_namespace(1234);
@@ -124,6 +126,7 @@ TEST(Start, UserNamespaceMapsByCloneAndByUnshare) {
 }
 
 TEST(Start, PrivilegedMapsAndSetgroupsSwitch) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   if (!is_root()) GTEST_SKIP() << "needs root";
   for (const bool by_unshare : {false, true}) {
     ProcAttr attr;
@@ -138,6 +141,7 @@ TEST(Start, PrivilegedMapsAndSetgroupsSwitch) {
 }
 
 TEST(Start, CredentialInsideAnOwnMap) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   ProcAttr attr = in_user_namespace(7);
   attr.sys.credential = Credential{.uid = 7, .gid = 7};
   EXPECT_EQ(shell("id -u; id -g", attr).text, "7\n7\n");
@@ -165,6 +169,7 @@ TEST(Start, EveryKindOfStartLeavesUsDumpable) {
 }
 
 TEST(Start, AmbientCapabilitiesSurviveIdChangeAndExec) {
+  if (!is_root()) SKIP_WITHOUT_USER_NAMESPACES();
   ProcAttr attr = in_user_namespace(0);
   if (is_root()) {
     attr = {};
@@ -175,6 +180,7 @@ TEST(Start, AmbientCapabilitiesSurviveIdChangeAndExec) {
 }
 
 TEST(Start, Chroot) {
+  if (!is_root()) SKIP_WITHOUT_USER_NAMESPACES();
   ProcAttr attr = is_root() ? ProcAttr{} : in_user_namespace(0);
   attr.sys.chroot = "/usr";
   attr.dir = "/bin";
@@ -188,6 +194,7 @@ TEST(Start, Chroot) {
 }
 
 TEST(Start, ParentDeathSignal) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   ProcAttr attr;
   attr.sys.pdeathsig = SIGKILL;
   for (const uint64_t flags : {uint64_t{0}, uint64_t{CLONE_NEWPID}}) {

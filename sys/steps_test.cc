@@ -103,6 +103,7 @@ uint32_t second_free_fd() {
 }
 
 TEST_F(Steps, InTheCaller) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   const ProcAttr mapped = in_user_namespace();
   expect_failure({Step::kReport,
                   EMFILE,
@@ -134,6 +135,7 @@ TEST_F(Steps, InTheCaller) {
 }
 
 TEST_F(Steps, OrdinaryUsersMapOnlyThemselves) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   if (is_root()) GTEST_SKIP() << "needs an ordinary user";
   ProcAttr attr = in_user_namespace();
   attr.sys.uid_mappings[0].host_id = 0;
@@ -144,6 +146,7 @@ TEST_F(Steps, OrdinaryUsersMapOnlyThemselves) {
 }
 
 TEST_F(Steps, SignalsCgroupAndMaps) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   expect_failure({Step::kSignalReset,
                   EPERM,
                   "signal reset[1]: Operation not permitted",
@@ -212,6 +215,7 @@ TEST_F(Steps, SessionAndTerminal) {
 }
 
 TEST_F(Steps, NamespacesRootAndCredential) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   expect_failure({Step::kUnshare, EINVAL, "unshare: Invalid argument",
                   with([](ProcAttr& a) { a.sys.unshare_flags = 1; })});
   expect_failure({Step::kMountPrivate,
@@ -235,6 +239,7 @@ TEST_F(Steps, NamespacesRootAndCredential) {
 }
 
 TEST_F(Steps, Capabilities) {
+  SKIP_WITHOUT_USER_NAMESPACES();
   const auto caps = [](std::vector<uint32_t> list) {
     return with([&](ProcAttr& a) { a.sys.ambient_caps = std::move(list); }, in_user_namespace());
   };

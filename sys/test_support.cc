@@ -3,8 +3,10 @@
 #include <dirent.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <cstddef>
 #include <thread>
@@ -39,6 +41,21 @@ bool with_denied(const std::vector<Denied>& denied, const std::function<void()>&
     if (installed) function();
   }).join();
   return installed;
+}
+
+bool refuses_user_namespaces() {
+  static const bool refused = [] {
+    const pid_t pid = fork();
+    if (pid == 0) {
+      const bool refused_now =
+          ::unshare(CLONE_NEWUSER) != 0 && (errno == EPERM || errno == ENOSPC || errno == EINVAL);
+      _exit(refused_now ? 1 : 0);
+    }
+    int status = 0;
+    return pid > 0 && ::waitpid(pid, &status, 0) == pid && WIFEXITED(status) &&
+           WEXITSTATUS(status) == 1;
+  }();
+  return refused;
 }
 
 const char* helper_path() {

@@ -52,6 +52,13 @@ inline Output shell(const std::string& script, ProcAttr attr = {}) {
 
 inline bool is_root() { return ::geteuid() == 0; }
 
+// Whether the host refuses user namespaces to us, as in a chroot and in many containers. Asks by
+// unshare(2), not by the library under test.
+bool refuses_user_namespaces();
+#define SKIP_WITHOUT_USER_NAMESPACES()                 \
+  if (::caisson::sys::test::refuses_user_namespaces()) \
+  GTEST_SKIP() << "the host refuses user namespaces"
+
 // In a fresh user namespace with only ourselves mapped, to `inside`.
 inline ProcAttr in_user_namespace(int64_t inside = 0, uint64_t more_flags = 0) {
   ProcAttr attr;
