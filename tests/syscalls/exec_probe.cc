@@ -1,6 +1,7 @@
 // A program without tests: reports how it was started, for exec_test. Built static and static-PIE.
 //   exec_probe args      prints argc, argv, envp, each on a line
 //   exec_probe auxv      exits 0 if the auxiliary vector is what it must be
+//   exec_probe ids       exits with bits: 1 gained a user id, 2 a group id, 4 AT_SECURE
 //   exec_probe signals   exits with bits: 1 USR1 is default, 2 USR2 is ignored, 4 TERM is blocked,
 //   8 TERM is pending exec_probe exit N
 #include <elf.h>
@@ -71,6 +72,10 @@ int main(int argc, char** argv) {
   const char* verb = argc > 1 ? argv[1] : "args";
   if (std::strcmp(verb, "auxv") == 0) return check_auxv();
   if (std::strcmp(verb, "signals") == 0) return report_signals();
+  if (std::strcmp(verb, "ids") == 0) {
+    return (getuid() != geteuid()) | (getgid() != getegid()) << 1 |
+           (getauxval(AT_SECURE) != 0) << 2;
+  }
   if (std::strcmp(verb, "exit") == 0) return std::atoi(argv[2]);
   std::printf("%d\n", argc);
   for (int i = 0; i < argc; ++i) std::printf("%s\n", argv[i]);

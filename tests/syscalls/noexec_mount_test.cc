@@ -116,6 +116,27 @@ TEST_F(NoexecMount, MappingsStayWithoutExecution) {
   EXPECT_THAT(mprotect(copy.address(), kPageSize, PROT_EXEC), FailsWith(EACCES));
 }
 
+TEST_F(NoexecMount, SetIdBitsMeanNothingOnANosuidMount) {
+  constexpr uid_t kOther = 65534;
+  TempDir elsewhere;
+  const std::string there = elsewhere.file("exec_probe");
+  write_file(there, read_file(printer()), 0755);
+  const std::string here = file("nosuid/exec_probe", read_file(printer()));
+  if (geteuid() != 0 || chown(there.c_str(), kOther, kOther) != 0)
+    GTEST_SKIP() << "needs root, and a second id";
+  must(chown(here.c_str(), kOther, kOther), "chown");
+  for (const std::string& path : {there, here}) must(chmod(path.c_str(), 06755), "chmod");
+  struct stat status {};
+  must(stat(here.c_str(), &status), "stat");
+  EXPECT_EQ(status.st_mode & 07777, 06755u);  // they are there
+  EXPECT_THAT(run(here, {"x", "ids"}), ExitedWith(0));
+  struct statvfs mount {};
+  must(statvfs(there.c_str(), &mount), "statvfs");
+  if ((mount.f_flag & ST_NOSUID) == 0) {
+    EXPECT_THAT(run(there, {"x", "ids"}), ExitedWith(1 | 2 | 4));
+  }
+}
+
 TEST(NoexecProc, FilesOfProcAreNeverExecutable) {
   UniqueFd fd = must_open("/proc/self/maps", O_RDONLY);
   auto map = [&](int prot) {

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs COMMAND in a mount namespace of its own with a tmpfs at $CAISSON_NOEXEC_DIR that is mounted noexec and nosuid.
+# Runs COMMAND in a mount namespace of its own with a tmpfs at $CAISSON_NOEXEC_DIR that is mounted noexec and nosuid,
+# and one in it, nosuid/, that is mounted nosuid alone.
 # 77: this host does not allow it.
 set -u
 if [ -z "${CAISSON_NOEXEC_DIR-}" ]; then
@@ -15,4 +16,6 @@ if [ -z "${CAISSON_NOEXEC_DIR-}" ]; then
   exit 77
 fi
 mount -t tmpfs -o noexec,nosuid,mode=755 none "$CAISSON_NOEXEC_DIR" || exit 1
+mkdir "$CAISSON_NOEXEC_DIR/nosuid" || exit 1
+mount -t tmpfs -o nosuid,mode=755 none "$CAISSON_NOEXEC_DIR/nosuid" || exit 1
 exec "$@"
