@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <linux/mount.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -43,26 +42,29 @@ Result<UniqueFd, Error> reopen_read_only(int fd) {
   return result;
 }
 
+// A file without a name on a tmpfs that is mounted nowhere and holds `limit_bytes`; empty where
+// mounting is refused.
+UniqueFd file_on_own_tmpfs(uint64_t limit_bytes) {
+  UniqueFd context(fsopen("tmpfs", FSOPEN_CLOEXEC));
+  const auto set = [&](const char* key, const char* value) {
+    return fsconfig(context.get(), FSCONFIG_SET_STRING, key, value, 0) == 0;
+  };
+  if (!context || !set("source", "caisson") || !set("mode", "0700") ||
+      !set("size", std::to_string(limit_bytes).c_str()))
+    return UniqueFd();
+  (void)set("huge", "advise");  // a host may have no huge pages on tmpfs
+  if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return UniqueFd();
+  const UniqueFd root(
+      fsmount(context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV));
+  if (!root) return UniqueFd();
+  return UniqueFd(openat(root.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+}
+
 }  // namespace
 
-Result<GuestMemory, Error> prepare_memory(uint64_t limit_bytes, bool namespaces) {
+Result<GuestMemory, Error> prepare_memory(uint64_t limit_bytes) {
   GuestMemory memory;
-  if (namespaces) {
-    char options[96];
-    snprintf(options, sizeof options, "mode=0700,size=%llu,huge=advise",
-             static_cast<unsigned long long>(limit_bytes));
-    const char* where = mount_point();
-    unsigned long flags = MS_NOSUID | MS_NODEV;
-    bool mounted = mount("caisson", where, "tmpfs", flags, options) == 0;
-    if (!mounted && errno == EINVAL) {  // a host without huge pages on tmpfs
-      *strrchr(options, ',') = '\0';
-      mounted = mount("caisson", where, "tmpfs", flags, options) == 0;
-    }
-    if (mounted) {
-      memory.read_write.reset(open(where, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-      umount2(where, MNT_DETACH);
-    }
-  }
+  memory.read_write = file_on_own_tmpfs(limit_bytes);
   if (!memory.read_write) {
     memory.read_write.reset(memfd_create("caisson-memory", MFD_CLOEXEC));
     if (!memory.read_write) return failed("creating guest memory");

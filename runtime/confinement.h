@@ -17,9 +17,9 @@ struct GuestMemory {
   UniqueFd read_only;
 };
 
-// The file of all guest memory: unnamed, on a private tmpfs whose size is the limit; a memfd where
-// mounting is refused. With namespaces: mounts are private already.
-Result<GuestMemory, Error> prepare_memory(uint64_t limit_bytes, bool namespaces);
+// The file of all guest memory: unnamed, on a private tmpfs whose size is the limit, which needs
+// CAP_SYS_ADMIN over the mount namespace, ours or the host's; else a memfd.
+Result<GuestMemory, Error> prepare_memory(uint64_t limit_bytes);
 
 // A descriptor of the host's root directory: a private read-only copy of its mount tree where that
 // is allowed.

@@ -171,7 +171,7 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
   MemoryManager::prepare_process();
   STEP(limit_cpus(options.cpus));
   uint64_t limit = options.memory_bytes != 0 ? options.memory_bytes : default_memory_limit();
-  GuestMemory guest_memory = STEP(prepare_memory(limit, namespaces));
+  GuestMemory guest_memory = STEP(prepare_memory(limit));
   UniqueFd host_root = STEP(open_host_root(namespaces));
   auto events = STEP_ERRNO("the event loop", host::EventLoop::create());
   auto descriptors = STEP(take_stdio(*events));
