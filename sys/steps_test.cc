@@ -50,6 +50,7 @@ class Steps : public testing::Test {
   static void TearDownTestSuite() {
     const testing::TestSuite& suite = *testing::UnitTest::GetInstance()->current_test_suite();
     if (suite.test_to_run_count() != suite.total_test_count()) return;
+    if (test::refuses_user_namespaces()) return;  // some were skipped
     for (int i = 0; i <= static_cast<int>(Step::kExec); ++i) {
       const Step step = static_cast<Step>(i);
       EXPECT_EQ(failed_steps.contains(step), step != Step::kAttributes) << step_name(step);
