@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <linux/mount.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include "fs/dev/devices.h"
 #include "fs/hostfs/host_filesystem.h"
@@ -9,6 +11,7 @@
 #include "fs/stdio/host_stdio.h"
 #include "fs/tmpfs/tmpfs.h"
 #include "kernel/auth/credentials.h"
+#include "runtime/protocol.h"
 #include "vfs/caller.h"
 #include "vfs/path_walk.h"
 
@@ -31,11 +34,23 @@ Result<void, Error> mount_over(MountNamespace& mounts, const char* where, Ref<Mo
 
 }  // namespace
 
-Result<Ref<FdTable>, Error> take_stdio(host::EventLoop& events) {
+ClosedStdio occupy_closed_stdio() {
+  ClosedStdio closed{};
+  for (int fd = 0; fd < 3; ++fd) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    closed[static_cast<size_t>(fd)] = true;
+    // Neither to be read nor to be written.
+    if (epoll_create1(EPOLL_CLOEXEC) != fd) _exit(kExitInternal);
+  }
+  return closed;
+}
+
+Result<Ref<FdTable>, Error> take_stdio(host::EventLoop& events, const ClosedStdio& closed) {
   Ref<FdTable> table = FdTable::create();
   for (int fd = 0; fd < 3; ++fd) {
+    if (closed[static_cast<size_t>(fd)]) continue;  // closed outside, so closed inside
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (copy < 0) continue;  // closed outside, so closed inside
+    if (copy < 0) return at("standard input and output", Errno(errno));
     auto file = HostStdio::create(events, UniqueFd(copy));
     if (!file.ok()) return at("standard input and output", file.error());
     if (fd == 0 && file.value()->is_terminal())

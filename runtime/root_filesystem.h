@@ -1,6 +1,7 @@
 // What a sandbox's program finds: its mounts, its descriptors, its place.
 #pragma once
 
+#include <array>
 #include <memory>
 
 #include "base/error.h"
@@ -23,8 +24,15 @@ struct GuestFiles {
   Ref<FsContext> fs;
 };
 
+// Descriptors 0 to 2 that the caller has closed.
+using ClosedStdio = std::array<bool, 3>;
+
+// Puts something harmless in their places, before anything of ours gets one of these numbers. First
+// of all in the process.
+ClosedStdio occupy_closed_stdio();
+
 // Descriptors 0 to 2 as the guest gets them. Needs /proc, so before the empty root is entered.
-Result<Ref<FdTable>, Error> take_stdio(host::EventLoop& events);
+Result<Ref<FdTable>, Error> take_stdio(host::EventLoop& events, const ClosedStdio& closed);
 
 // The host's root, read-only, under a layer in memory; /dev of our own, /proc and /sys empty.
 Result<Ref<FsContext>, Error> make_root(UniqueFd host_root, platform::Platform& platform,

@@ -165,6 +165,7 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
     std::move(step_result).release_value();                                   \
   })
 
+  const ClosedStdio closed = occupy_closed_stdio();
   // One arena: shrinking another one asks /proc, which is out of reach (and the filter ends us).
   mallopt(M_ARENA_MAX, 1);
   Ref<Credentials> credentials = guest_credentials();
@@ -174,7 +175,7 @@ Result<int, NotStarted> run(const SandboxOptions& options, bool namespaces,
   GuestMemory guest_memory = STEP(prepare_memory(limit));
   UniqueFd host_root = STEP(open_host_root(namespaces));
   auto events = STEP_ERRNO("the event loop", host::EventLoop::create());
-  auto descriptors = STEP(take_stdio(*events));
+  auto descriptors = STEP(take_stdio(*events, closed));
   systrap::Options platform_options;
   platform_options.event_loop = events.get();
   platform_options.memory_fd = guest_memory.read_write.get();

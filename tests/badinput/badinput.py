@@ -263,6 +263,12 @@ class Inside(Programs):
                     ["/bin/sh", "-c", f'"$0" do -- "$1" {redirections}', CAISSON,
                      self.paths["good"]], timeout=20, check=False, capture_output=True)
                 self.assertEqual(process.returncode, elf.GOOD_STATUS, process.stderr)
+                # Nothing of ours takes their places.
+                looks = "; ".join(f"test ! -L /proc/self/fd/{fd} || exit 9" for fd in closed)
+                process = subprocess.run(
+                    ["/bin/sh", "-c", f'"$0" do -- /bin/busybox sh -c "$1" {redirections}', CAISSON, looks],
+                    timeout=20, check=False, capture_output=True)
+                self.assertEqual(process.returncode, 0, process.stderr)
                 self.assert_nothing_left(closed)
 
     def test_full_output_is_the_guests_error(self):
