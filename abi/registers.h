@@ -38,6 +38,22 @@ struct Registers {
 };
 static_assert(sizeof(Registers) == 27 * 8);
 
+// EFLAGS. An instruction sets the arithmetic ones by its result; of exceptions, only faults leave RF.
+inline constexpr uint64_t kOverflowFlag = 0x800;
+inline constexpr uint64_t kArithmeticFlags = 0xd5 | kOverflowFlag;
+inline constexpr uint64_t kZeroAndParityFlags = 0x44;
+inline constexpr uint64_t kResumeFlag = 0x10000;
+
+// The arithmetic flags as `lahf; seto %al` leave them in ax: lahf's byte in bits 8 to 15, OF in
+// bit 0.
+inline constexpr uint64_t unpack_arithmetic_flags(uint64_t packed) {
+  return (packed >> 8 & kArithmeticFlags & ~kOverflowFlag) |
+         ((packed & 1) != 0 ? kOverflowFlag : 0);
+}
+inline constexpr uint64_t pack_arithmetic_flags(uint64_t flags) {
+  return (flags & kArithmeticFlags & ~kOverflowFlag) << 8 | ((flags & kOverflowFlag) != 0 ? 1 : 0);
+}
+
 inline constexpr uint64_t kUserCs = 0x33;
 inline constexpr uint64_t kUserSs = 0x2b;
 inline constexpr uint64_t kUserCs32 = 0x23;

@@ -15,15 +15,12 @@
 
 namespace caisson {
 
-// See traps_per_report().
-inline constexpr uint32_t kTrapsPerReport = 16;
-
 class CallPatcher {
  public:
   // Trapped calls of a file before it is patched; what docs/design.md says about the figure.
   static constexpr uint32_t kDefaultAfter = 1024;
 
-  // `after` 0: nothing is patched.
+  // `after`: so many trapped calls later a file is patched; 0: nothing is.
   CallPatcher(platform::Platform& platform, uint32_t after) : platform_(platform), after_(after) {}
 
   // A report: a call was trapped in `mm`; `rip` is where it returns to.
@@ -34,6 +31,8 @@ class CallPatcher {
   uint32_t traps_per_report() const { return after_ < kTrapsPerReport ? 1 : kTrapsPerReport; }
 
  private:
+  static constexpr uint32_t kTrapsPerReport = 16;
+
   bool is_due(const Ref<Mappable>& file) EXCLUDES(mu_);
   // Gives `file` its patched text, of the segment that holds `offset`; returns how many calls it
   // has.

@@ -261,22 +261,15 @@ bool Task::take_patched_place(CurrentTask& current) {
     set_state(RunGuest{});
     return true;
   }
-  regs.rip = place.next;
   if (place.kind == Kind::kCompare) {
-    constexpr uint64_t kArithmeticFlags = 0x8d5, kOverflow = 0x800, kAhFlags = 0xd5;
-    uint64_t flags;
-    __asm__("cmp $-4096, %1; lahf; seto %%al" : "=&a"(flags) : "r"(regs.rax) : "cc");
-    regs.eflags = (regs.eflags & ~kArithmeticFlags) | (flags >> 8 & kAhFlags) |
-                  ((flags & 1) != 0 ? kOverflow : 0);
+    uint64_t packed;
+    __asm__("cmp $-4096, %1; lahf; seto %%al" : "=&a"(packed) : "r"(regs.rax) : "cc");
+    regs.eflags = (regs.eflags & ~kArithmeticFlags) | unpack_arithmetic_flags(packed);
+    regs.rip = place.next;
     set_state(RunGuest{});
     return true;
   }
-  regs.orig_rax = regs.rax;
-  regs.rcx = regs.rip;
-  constexpr uint64_t kResumeFlag = 0x10000;
-  regs.eflags &= ~kResumeFlag;  // only faults leave it
-  regs.r11 = regs.eflags;
-  context->take_call();
+  context->take_call(place.next);
   restart_.reset();
   set_state(RunSyscall{});
   return true;

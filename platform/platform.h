@@ -127,11 +127,16 @@ class Context {
   const Fault& fault() const { return fault_; }
   // Whether a kSyscall event came by a trap and not by a patched call site.
   bool is_trapped() const { return is_trapped_; }
-  // A kFault event turned out to be a call: becomes a kSyscall event.
-  void take_call() {
+  // A fault turned out to be the call in rax, which returns to `next`: the event becomes a kSyscall
+  // event, and the registers those that a `syscall` instruction leaves.
+  void take_call(GuestAddr next) {
     event_ = EventKind::kSyscall;
     syscall_arch_ = AUDIT_ARCH_X86_64;
     is_trapped_ = false;
+    regs_.orig_rax = regs_.rax;
+    regs_.rip = regs_.rcx = next;
+    regs_.eflags &= ~kResumeFlag;
+    regs_.r11 = regs_.eflags;
   }
   // AUDIT_ARCH_* of a kSyscall event; anything but AUDIT_ARCH_X86_64 came by int 0x80.
   uint32_t syscall_arch() const { return syscall_arch_; }

@@ -175,13 +175,10 @@ TEST(PsxHostile, BroadcastWithinABroadcast) {
   EXPECT_PASSES(run(
       [] {
         Crew crew(2);
-        KernelSigaction action = {};  // glibc's, as the restorer to go with ours
-        syscall(SYS_rt_sigaction, 33, nullptr, &action, 8);
-        action.handler = [](int, siginfo_t*, void*) {
+        handle_signal_33([](int, siginfo_t*, void*) {
           REQUIRE(broadcast_mark(1).error == EDEADLK && prepare() == EDEADLK);
           broadcasts_within++;
-        };
-        syscall(SYS_rt_sigaction, 33, &action, nullptr, 8);
+        });
         const auto self = static_cast<uintptr_t>(getpid());
         REQUIRE(syscall3(SYS_tgkill, self, self, 33).ok());
         REQUIRE(broadcasts_within > 0);

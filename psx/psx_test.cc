@@ -224,12 +224,9 @@ TEST(Psx, PreviousHandlerGetsItsSignals) {
   EXPECT_PASSES(run(
       [] {
         Crew crew(2);
-        KernelSigaction action = {};  // glibc's, as the restorer to go with ours
-        syscall(SYS_rt_sigaction, 33, nullptr, &action, 8);
-        action.handler = [](int, siginfo_t* info, void* context) {
+        handle_signal_33([](int, siginfo_t* info, void* context) {
           if (info->si_code == SI_TKILL && context != nullptr) chained++;
-        };
-        syscall(SYS_rt_sigaction, 33, &action, nullptr, 8);
+        });
         for (unsigned n = 1; n < 50; n++) {
           REQUIRE(broadcast_mark(n).ok());
           syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), 33);

@@ -231,6 +231,14 @@ struct KernelSigaction {
   uint64_t mask;
 };
 
+// Gives signal 33 a handler of the program's own.
+inline void handle_signal_33(void (*handler)(int, siginfo_t*, void*)) {
+  KernelSigaction action = {};  // the present one, for its restorer
+  syscall(SYS_rt_sigaction, 33, nullptr, &action, 8);
+  action.handler = handler;
+  syscall(SYS_rt_sigaction, 33, &action, nullptr, 8);
+}
+
 inline pthread_t start(void* (*body)(void*), void* argument = nullptr) {
   pthread_t thread;
   REQUIRE(pthread_create(&thread, nullptr, body, argument) == 0);

@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint64_t kTableSize = CALL_TABLE_END - CALL_TABLE;
 constexpr uint64_t kFirstImage = kTableSize + STUB_CALLS_SIZE;
+constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kFileSize = uint64_t{64} << 20;
 constexpr uint32_t kMaxCalls = STUB_CALLS_SIZE / STUB_CALL_SIZE;
 
@@ -45,6 +46,13 @@ bool must_trap(uint32_t number) {
 class Assembler {
  public:
   Assembler(std::byte* at, uint64_t address) : start_(at), at_(at), address_(address) {}
+  // rcx = what the pointer at `pointer` points to, plus `offset`
+  void load_address(uint64_t pointer, uint64_t offset) {
+    bytes({0x48, 0x8b, 0x0d});  // mov pointer(%rip), %rcx
+    relative(pointer);
+    bytes({0x48, 0x8d, 0x89});  // lea offset(%rcx), %rcx
+    word(static_cast<uint32_t>(offset));
+  }
   void bytes(std::initializer_list<int> values) {
     for (int value : values) *at_++ = static_cast<std::byte>(value);
   }
@@ -102,7 +110,7 @@ CallPatches::~CallPatches() {
 
 Result<platform::PatchedImage> CallPatches::new_image(uint64_t length) {
   if (!enabled_) return Errno(ENOSYS);
-  CHECK(length % 4096 == 0);
+  CHECK(length % kPageBytes == 0);
   MutexLock lock(mu_);
   if (images_ == IMAGE_COUNT || length > kFileSize - image_end_) return Errno(ENOSPC);
   platform::PatchedImage image{images_++, image_end_, {base_ + image_end_, length}};
@@ -131,16 +139,9 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
 
   std::byte* place = base_ + kTableSize + size_t{index} * STUB_CALL_SIZE;
   Assembler code(place, address);
-  // rcx = the address of `offset` in the file
-  auto load_address = [&](uint64_t file_offset) {
-    code.bytes({0x48, 0x8b, 0x0d});  // mov file_address(%rip), %rcx
-    code.relative(file_address);
-    code.bytes({0x48, 0x8d, 0x89});  // lea file_offset(%rcx), %rcx
-    code.word(static_cast<uint32_t>(file_offset));
-  };
   auto load_call = [&](bool to_kernel) {
     if (!compares || !to_kernel) {
-      load_address(offset + layout.after);
+      code.load_address(file_address, offset + layout.after);
     } else {
       code.bytes({0x48, 0x8d, 0x0d});  // lea compare(%rip), %rcx
       code.relative(address + kCompare);
@@ -169,10 +170,7 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
   CHECK(code.size() <= kCompare);
   if (compares) {
     Assembler rest(place + kCompare, address + kCompare);
-    rest.bytes({0x48, 0x8b, 0x0d});  // mov file_address(%rip), %rcx
-    rest.relative(file_address);
-    rest.bytes({0x48, 0x8d, 0x89});  // lea end_of_compare(%rcx), %rcx
-    rest.word(static_cast<uint32_t>(offset + layout.end));
+    rest.load_address(file_address, offset + layout.end);
     rest.bytes({0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff});  // cmp $-4096, %rax
     CHECK(rest.size() == kCompareDone - kCompare);
     rest.bytes({0xff, 0xe1});  // jmp *%rcx
@@ -186,31 +184,33 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
   return patch;
 }
 
-uint64_t CallPatches::guest_address(uint64_t address, const Shared<uint64_t>* images) const {
+std::optional<CallPatches::Place> CallPatches::find(uint64_t address,
+                                                    const Shared<uint64_t>* images) const {
+  if (!enabled_ || !is_code(address)) return std::nullopt;
   uint64_t at = address - (stub_base_ + STUB_CALLS);
-  if (!enabled_ || at >= STUB_CALLS_SIZE) return 0;
   const Call& call = calls_[at / STUB_CALL_SIZE];
-  uint64_t within = at % STUB_CALL_SIZE;
   uint64_t file = images[call.image].load();
-  if (file == 0) return 0;
-  if (within < kCompare) return file + call.offset;
-  platform::CallLayout layout = platform::layout_of(call.shape);
-  return file + call.offset + (within < kCompareDone ? layout.after : layout.end);
+  if (file == 0) return std::nullopt;
+  return Place{call, file + call.offset, at % STUB_CALL_SIZE};
+}
+
+uint64_t CallPatches::guest_address(uint64_t address, const Shared<uint64_t>* images) const {
+  std::optional<Place> place = find(address, images);
+  if (!place) return 0;
+  if (place->within < kCompare) return place->site;
+  platform::CallLayout layout = platform::layout_of(place->call.shape);
+  return place->site + (place->within < kCompareDone ? layout.after : layout.end);
 }
 
 // If the step ended behind the jump for good, the jump would be made again after each handler.
 bool CallPatches::finish_step(uint64_t address, const Shared<uint64_t>* images,
                               Registers& regs) const {
-  constexpr uint64_t kArithmeticFlags = 0x8d5, kZeroAndParity = 0x44;
-  uint64_t at = address - (stub_base_ + STUB_CALLS);
-  if (!enabled_ || at >= STUB_CALLS_SIZE || at % STUB_CALL_SIZE != 0) return false;
-  const Call& call = calls_[at / STUB_CALL_SIZE];
-  uint64_t file = images[call.image].load();
-  if (file == 0) return false;
-  regs.rax = call.number;
-  if (call.shape == platform::CallShape::kXorCompare)
-    regs.eflags = (regs.eflags & ~kArithmeticFlags) | kZeroAndParity;
-  regs.rip = file + call.offset + platform::layout_of(call.shape).call;
+  std::optional<Place> place = find(address, images);
+  if (!place || place->within != 0) return false;
+  regs.rax = place->call.number;
+  if (place->call.shape == platform::CallShape::kXorCompare)
+    regs.eflags = (regs.eflags & ~kArithmeticFlags) | kZeroAndParityFlags;
+  regs.rip = place->site + platform::layout_of(place->call.shape).call;
   return true;
 }
 

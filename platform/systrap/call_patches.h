@@ -19,6 +19,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 
 #include "base/mutex.h"
 #include "base/result.h"
@@ -68,6 +69,13 @@ class CallPatches {
     uint32_t number = 0;
     platform::CallShape shape = platform::CallShape::kMov;
   };
+  struct Place {
+    Call call;
+    uint64_t site;    // the guest's address of the first byte patched
+    uint64_t within;  // the call's code
+  };
+  // What is known of an address in that code; nothing, if the guest has not mapped the call's image.
+  std::optional<Place> find(uint64_t address, const Shared<uint64_t>* images) const;
   explicit CallPatches(uint64_t stub_base) : stub_base_(stub_base) {}
 
   const uint64_t stub_base_;

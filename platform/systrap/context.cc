@@ -56,18 +56,7 @@ constexpr uint64_t kUcSigcontextSs = 2;
 constexpr uint64_t kUcStrictRestoreSs = 4;
 constexpr int kSysSeccomp = 1;
 
-// The flags that instructions set, as the gate passes them: lahf's byte in bits 8 to 15, OF in bit
-// 0.
-constexpr uint64_t kOverflow = 1 << 11;
-constexpr uint64_t kArithmeticFlags = 0xd5 | kOverflow;
-constexpr uint64_t kOtherFlags = 0x202;
-constexpr uint64_t kResumeFlag = 0x10000;
-uint64_t flags_of_gate(uint64_t packed) {
-  return (packed >> 8 & kArithmeticFlags) | ((packed & 1) != 0 ? kOverflow : 0) | kOtherFlags;
-}
-uint64_t flags_for_gate(uint64_t flags) {
-  return (flags & kArithmeticFlags & ~kOverflow) << 8 | ((flags & kOverflow) != 0 ? 1 : 0);
-}
+constexpr uint64_t kOtherFlags = 0x202;  // what a guest at the gate has besides arithmetic ones
 
 CallRegisters call_registers(const Registers& r, uint64_t fs, uint64_t gs) {
   return {r.rbx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp,    r.r8, r.r9,
@@ -186,7 +175,7 @@ void SystrapContext::write_gate(StubThread& thread) {
   uint64_t gs = regs_.gs_base == 0 ? thread.address() : canonical(regs_.gs_base);
   slot.rip = regs_.rip;
   slot.regs = call_registers(regs_, canonical(regs_.fs_base), gs);
-  slot.regs.rflags = flags_for_gate(regs_.eflags);
+  slot.regs.rflags = pack_arithmetic_flags(regs_.eflags);
   slot.resume = SLOT_RESUME_BY_GATE_BASES;
 }
 
@@ -455,11 +444,7 @@ bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
   if (systrap_.calls().is_code(m.rip)) {
     if (signo == SIGILL) {
       // A patched call of a guest with a GS base of its own. The return address is in rcx.
-      take_call();
-      regs_.orig_rax = regs_.rax;
-      regs_.rip = regs_.rcx;
-      regs_.eflags &= ~kResumeFlag;  // only faults leave it
-      regs_.r11 = regs_.eflags;
+      take_call(regs_.rcx);
       return true;
     }
     if (signo != SIGTRAP || !systrap_.calls().finish_step(m.rip, space_->process().images(), regs_))
@@ -511,7 +496,7 @@ bool SystrapContext::read_call(StubThread& thread, bool by_gate) {
   regs_.r12 = r.r12, regs_.r13 = r.r13, regs_.r14 = r.r14, regs_.r15 = r.r15;
   if (by_gate && systrap_.calls().is_code(rip)) rip = guest_address(rip);
   regs_.rip = regs_.rcx = rip;
-  regs_.eflags = regs_.r11 = by_gate ? flags_of_gate(r.rflags) : r.rflags;
+  regs_.eflags = regs_.r11 = by_gate ? unpack_arithmetic_flags(r.rflags) | kOtherFlags : r.rflags;
   regs_.cs = kUserCs, regs_.ss = kUserSs;
   regs_.fs_base = canonical(r.fs);
   regs_.gs_base = by_gate || r.gs == thread.address() ? 0 : canonical(r.gs);

@@ -51,6 +51,7 @@ bool Workers::is_worker() { return on_worker; }
 
 void Workers::bind(int worker) {
   on_worker = true;
+  bound_.fetch_add(1);
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(cpus_[static_cast<size_t>(worker)], &set);
@@ -186,11 +187,12 @@ bool Workers::may_begin(WorkerState& state) {
       skip_.store(skip - 1, std::memory_order_relaxed);
       return false;
     }
-    // The thread that rang goes on here, on this CPU: polling is for somebody elsewhere.
+    // The thread that rang goes on here, on this CPU: polling is for somebody elsewhere,
+    // if there is anybody.
     bool goes_on = state.rung && state.last != nullptr &&
                    StubThread::phase_of(state.last->phase().load()) == Phase::kGuest;
     state.streak = goes_on ? state.streak + 1 : 0;
-    if (goes_on && may_poll(state)) {
+    if (goes_on && may_poll(state) && bound_.load(std::memory_order_relaxed) > 1) {
       if (state.streak > kStreak) invite(state);
       return false;
     }

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "host/raw_syscall.h"
 #include "platform/systrap/filters.h"
+#include "platform/systrap/call_patches.h"
 #include "platform/systrap/stub_image.h"
 
 namespace caisson::systrap {
@@ -87,7 +88,7 @@ struct Child {
     constexpr int kHigh = 200;
     int sources[] = {
         start.memory_fd, start.memory_ro_fd, memory.control_fd(), memory.control_ro_fd(),
-        socket,          start.calls_ro_fd};
+        socket,          start.calls.read_only_fd()};
     constexpr int kCount = 6;
     int text = kHigh + kCount;
     must(raw_syscall(SYS_dup3, memory.text_fd(), text, 0).ok());
@@ -111,7 +112,7 @@ struct Child {
     uint64_t text_size = (stub_image().size() + 4095) / 4096 * 4096;
     constexpr int kText = FD_CALLS_RO + 1;
     map(base + STUB_TEXT, text_size, PROT_READ | PROT_EXEC, MAP_SHARED, kText, 0);
-    if (start.patches_calls) {
+    if (start.calls.enabled()) {
       map(CALL_TABLE, CALL_TABLE_END - CALL_TABLE, PROT_READ, MAP_SHARED, FD_CALLS_RO, 0);
       map(base + STUB_CALLS, STUB_CALLS_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, FD_CALLS_RO,
           CALL_TABLE_END - CALL_TABLE);

@@ -19,13 +19,14 @@
 
 namespace caisson::systrap {
 
+class CallPatches;
+
 class Zygote : public host::FdWatcher {
  public:
   struct Start {
     int memory_fd;     // guest memory file, read-write
     int memory_ro_fd;  // the same, read-only
-    int calls_ro_fd;   // CallPatches::read_only_fd()
-    bool patches_calls;
+    const CallPatches& calls;
   };
   // Forks the zygote. Precondition: the caller is single-threaded.
   static Result<Ref<Zygote>> start(SharedMemory& memory, const Start& start);
