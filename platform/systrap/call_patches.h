@@ -74,7 +74,8 @@ class CallPatches {
     uint64_t site;    // the guest's address of the first byte patched
     uint64_t within;  // the call's code
   };
-  // What is known of an address in that code; nothing, if the guest has not mapped the call's image.
+  // What is known of an address in that code; nothing, if the guest has not mapped the call's
+  // image.
   std::optional<Place> find(uint64_t address, const Shared<uint64_t>* images) const;
   explicit CallPatches(uint64_t stub_base) : stub_base_(stub_base) {}
 

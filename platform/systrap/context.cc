@@ -97,11 +97,8 @@ void SystrapContext::release_thread() {
 }
 
 void SystrapContext::attach(RefOrNull<platform::AddressSpace> space) {
-  if (thread_.load() != nullptr && !vector_dirty_ && has_vector_state()) {
-    vector_.resize(systrap_.vector_state().size());
-    read_vector_state(vector_);
-  }
-  vector_dirty_ = true;
+  if (thread_.load() != nullptr && has_vector_state()) take_vector_state();
+  vector_at_ = VectorAt::kHere;
   give_back_protects();
   call_count_ = 0;
   release_thread();
@@ -185,29 +182,31 @@ void SystrapContext::write_frame(StubThread& thread) {
   Slot& slot = thread.slot();
   auto* bytes = reinterpret_cast<std::byte*>(&slot);
   const VectorState& vector = systrap_.vector_state();
-  const bool anew = !thread.has_frame;
+  // What the stub's own way does not do, or the CPU would refuse while it runs stub code.
+  const bool by_host = thread.is_new || regs_.rip >= STUB_USER_END || regs_.cs == kUserCs32;
+  const bool anew = by_host || !thread.has_frame;
+  if (by_host && vector_at_ != VectorAt::kHere) take_vector_state();
   if (anew) {
-    thread.vector_offset = static_cast<uint32_t>((SLOT_SIZE - vector.size() - 64) & ~size_t{63});
-    thread.frame_offset = static_cast<uint32_t>(thread.vector_offset - 1024);
-    auto* frame = reinterpret_cast<HostUcontext*>(bytes + thread.frame_offset);
+    auto* frame = reinterpret_cast<HostUcontext*>(bytes + SLOT_LAID);
     memset(frame, 0, sizeof *frame);
     frame->flags = kUcFpXstate | kUcSigcontextSs | kUcStrictRestoreSs;
     frame->stack_sp = thread.address() + SLOT_STACK;
     frame->stack_size = SLOT_SIZE - SLOT_STACK;
-    frame->mcontext.fpstate = thread.address() + thread.vector_offset;
+    thread.frame_offset = SLOT_LAID;
     thread.has_frame = true;
-    CHECK(vector_dirty_);
-  }
-  if (vector_dirty_) {
-    std::span<const std::byte> image = vector_.empty() ? vector.initial() : std::span(vector_);
-    if (std::byte* state = vector_state_of(thread)) memcpy(state, image.data(), image.size());
-    vector_dirty_ = false;
-    vector_laid_ = thread.at_gate;
-    if (!vector_laid_) vector_ = {};
+    CHECK(vector_at_ == VectorAt::kHere);
   }
   auto* frame = reinterpret_cast<HostUcontext*>(bytes + thread.frame_offset);
-  frame->sigmask = 0;
+  if (anew) frame->sigmask = 0;
   HostSigcontext& m = frame->mcontext;
+  if (vector_at_ == VectorAt::kHere) {
+    std::span<const std::byte> image = vector_;
+    if (image.empty() && by_host) image = vector.initial();
+    if (!image.empty()) memcpy(bytes + SLOT_LAID_VECTOR, image.data(), image.size());
+    m.fpstate = image.empty() ? systrap_.memory().stub_base() + stub_header().initial_vector_state
+                              : thread.address() + SLOT_LAID_VECTOR;
+    vector_at_ = VectorAt::kLaid;
+  }
   m.r8 = regs_.r8, m.r9 = regs_.r9, m.r10 = regs_.r10, m.r11 = regs_.r11;
   m.r12 = regs_.r12, m.r13 = regs_.r13, m.r14 = regs_.r14, m.r15 = regs_.r15;
   m.rdi = regs_.rdi, m.rsi = regs_.rsi, m.rbp = regs_.rbp, m.rbx = regs_.rbx;
@@ -220,7 +219,8 @@ void SystrapContext::write_frame(StubThread& thread) {
   slot.resume_fs = canonical(regs_.fs_base);
   slot.resume_gs = regs_.gs_base == 0 ? thread.address() : canonical(regs_.gs_base);
   slot.resume_frame = thread.frame_offset;
-  slot.resume = anew ? SLOT_RESUME_ANEW : SLOT_RESUME_BY_FRAME;
+  slot.resume = by_host ? SLOT_RESUME_BY_HOST : SLOT_RESUME_BY_FRAME;
+  thread.is_new = thread.in_call = false;
 }
 
 // The thread will not make its calls soon: the mapper shall.
@@ -258,10 +258,11 @@ void SystrapContext::go(bool wake) {
     if ((seen & CALLS_AWAITED) != 0) slot.calls.fetch_or(CALLS_AWAITED);
   }
   if (fetching_) {
-    slot.resume = SLOT_RESUME_TRAP;
-  } else if (thread.at_gate && !vector_dirty_) {
+    slot.resume = SLOT_RESUME_SAVE;
+  } else if (thread.at_gate && vector_at_ != VectorAt::kHere) {
     write_gate(thread);
-  } else if (thread.in_call && !vector_dirty_ && only_result_changed()) {
+    vector_at_ = VectorAt::kThread;
+  } else if (thread.in_call && vector_at_ != VectorAt::kHere && only_result_changed()) {
     slot.rax = regs_.rax;
     slot.resume = SLOT_RESUME_RESULT;
   } else {
@@ -329,7 +330,8 @@ void SystrapContext::kill() {
 
 bool SystrapContext::has_vector_state() const {
   StubThread* thread = thread_.load();
-  return vector_dirty_ || (thread != nullptr && thread->has_frame && !thread->at_gate);
+  return vector_at_ != VectorAt::kThread ||
+         (thread != nullptr && thread->has_frame && !thread->at_gate);
 }
 
 void SystrapContext::fetch_vector_state() {
@@ -337,10 +339,20 @@ void SystrapContext::fetch_vector_state() {
   resume();
 }
 
+// Precondition: has_vector_state().
+void SystrapContext::take_vector_state() {
+  if (vector_at_ == VectorAt::kThread) {
+    std::vector<std::byte> image(systrap_.vector_state().size());
+    read_vector_state(image);
+    vector_ = std::move(image);
+  }
+  vector_at_ = VectorAt::kHere;
+}
+
 void SystrapContext::read_vector_state(std::span<std::byte> out) const {
   const VectorState& vector = systrap_.vector_state();
   CHECK(out.size() >= vector.size());
-  if (vector_dirty_) {
+  if (vector_at_ != VectorAt::kThread) {
     std::span<const std::byte> image = vector_.empty() ? vector.initial() : std::span(vector_);
     memcpy(out.data(), image.data(), image.size());
     return;
@@ -356,12 +368,21 @@ void SystrapContext::write_vector_state(std::span<const std::byte> in) {
   CHECK(in.size() >= vector.size());
   vector_.assign(in.begin(), in.begin() + static_cast<long>(vector.size()));
   vector.sanitize(vector_);
-  vector_dirty_ = true;
+  vector_at_ = VectorAt::kHere;
 }
 
 void SystrapContext::reset_vector_state() {
-  vector_ = {};
-  vector_dirty_ = true;
+  vector_.clear();
+  vector_at_ = VectorAt::kHere;
+}
+
+// The thread has saved it at SLOT_LAID_VECTOR.
+void SystrapContext::read_saved_state(StubThread& thread) {
+  const VectorState& vector = systrap_.vector_state();
+  auto* state = reinterpret_cast<const std::byte*>(&thread.slot()) + SLOT_LAID_VECTOR;
+  vector_.assign(state, state + vector.size());
+  vector.sanitize(vector_);
+  vector_at_ = VectorAt::kBoth;
 }
 
 uint64_t SystrapContext::cpu_time_ns() const {
@@ -406,18 +427,22 @@ uint64_t SystrapContext::guest_address(uint64_t rip) const {
   return systrap_.calls().guest_address(rip, space_->process().images());
 }
 
-bool SystrapContext::read_frame(StubThread& thread, bool keep_registers) {
-  Slot& slot = thread.slot();
-  auto* bytes = reinterpret_cast<const std::byte*>(&slot);
-  const bool was_at_gate = thread.at_gate;
+// The way back from the gate was interrupted: the registers are those that the thread was to have.
+bool SystrapContext::read_broken(StubThread& thread) {
+  const bool by_gate = thread.at_gate && vector_at_ == VectorAt::kThread;
   if (!find_frame(thread) || !find_vector_state(thread)) return false;
-  if (keep_registers) {
-    if (!was_at_gate) return true;
+  if (by_gate) {
     // The flags that the gate leaves in the CPU.
     uint64_t flags = frame_word(thread, offsetof(HostSigcontext, flags));
     regs_.eflags = (regs_.eflags & kArithmeticFlags) | (flags & ~kArithmeticFlags);
-    return true;
   }
+  return true;
+}
+
+bool SystrapContext::read_frame(StubThread& thread) {
+  Slot& slot = thread.slot();
+  auto* bytes = reinterpret_cast<const std::byte*>(&slot);
+  if (!find_frame(thread) || !find_vector_state(thread)) return false;
   uint32_t info_offset = slot.info;
   if (info_offset < SLOT_STACK || info_offset > SLOT_SIZE - sizeof(HostSiginfo) ||
       info_offset % 8 != 0)
@@ -513,20 +538,26 @@ void SystrapContext::read_event(StubThread& thread) {
   if ((thread.slot().calls.load() & CALLS_COUNT_MASK) == 0) call_count_ = 0;
   give_back_protects();
   uint32_t entry = thread.slot().entry;
-  if (vector_laid_) {
-    // An interrupt may have come before the frame was loaded: what it shows then is older.
-    vector_laid_ = false;
-    vector_dirty_ = entry == SLOT_ENTRY_GATE_BROKEN;
-    if (!vector_dirty_) vector_ = {};
-  }
+  const bool broken = entry == SLOT_ENTRY_GATE_BROKEN || entry == SLOT_ENTRY_BROKEN;
+  // An interrupt may have come before the thread loaded it: what its frame shows then is older.
+  if (vector_at_ == VectorAt::kLaid) vector_at_ = broken ? VectorAt::kHere : VectorAt::kThread;
   bool ok = false;
-  if (fetching_ || entry == SLOT_ENTRY_GATE_BROKEN) {
-    ok = entry != SLOT_ENTRY_GATE && read_frame(thread, true);
+  if (fetching_ && entry == SLOT_ENTRY_SAVED) {
+    ok = thread.at_gate;
+    if (ok) read_saved_state(thread);
+    event_ = EventKind::kFrame;
+  } else if (entry == SLOT_ENTRY_GATE_BROKEN) {
+    ok = read_broken(thread);
     event_ = fetching_ ? EventKind::kFrame : EventKind::kInterrupt;
+  } else if (entry == SLOT_ENTRY_BROKEN) {
+    ok = thread.has_frame && !fetching_;
+    event_ = EventKind::kInterrupt;
+  } else if (fetching_) {
+    ok = false;
   } else if (entry == SLOT_ENTRY_CALL || entry == SLOT_ENTRY_GATE) {
     ok = read_call(thread, entry == SLOT_ENTRY_GATE);
   } else if (entry == SLOT_ENTRY_TRAP) {
-    ok = read_frame(thread, false);
+    ok = read_frame(thread);
   }
   fetching_ = false;
   if (ok) return;

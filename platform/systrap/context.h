@@ -59,7 +59,10 @@ class SystrapContext : public platform::Context {
 
  private:
   uint64_t guest_address(uint64_t rip) const;
-  bool read_frame(StubThread& thread, bool keep_registers);
+  bool read_frame(StubThread& thread);
+  bool read_broken(StubThread& thread);
+  void read_saved_state(StubThread& thread);
+  void take_vector_state();
   bool read_call(StubThread& thread, bool by_gate);
   bool find_frame(StubThread& thread) const;
   bool find_vector_state(StubThread& thread) const;
@@ -85,11 +88,15 @@ class SystrapContext : public platform::Context {
   Registers call_regs_{};  // as they were when the call began
   bool is_fresh_ = false;
   bool fetching_ = false;
-  bool vector_dirty_ = true;  // vector_ is newer than what the thread has
-  // What is in vector_ is in the frame that a thread at the gate goes on by, and perhaps not loaded
-  // yet.
-  bool vector_laid_ = false;
-  std::vector<std::byte> vector_;  // sized when first needed; empty and dirty: the initial state
+  // Where the task's vector state is.
+  enum class VectorAt : uint8_t {
+    kThread,  // in the frame that the thread waits in; if it waits in the gate, in the CPU
+    kHere,    // in vector_, and the thread is to load it
+    kLaid,    // the same, and the thread was told, but has perhaps not done it yet
+    kBoth,    // in the CPU, and saved to vector_
+  };
+  VectorAt vector_at_ = VectorAt::kHere;
+  std::vector<std::byte> vector_;  // empty: the initial state
 };
 
 }  // namespace caisson::systrap

@@ -28,6 +28,7 @@ std::vector<sock_filter> stub_process_filter(uint64_t base) {
   constexpr uint64_t kStub = CLONE_FILES | CLONE_PARENT;
   std::vector<Rule> rules = {
       {SYS_rt_sigreturn, "a stub thread goes back to the guest", {text}},
+      {SYS_sigaltstack, "a stub thread sets its signal stack", {text}},
       {SYS_futex, "waits and wake-ups between stubs and the kernel process", {text}},
       {SYS_restart_syscall, "a wait with a timeout goes on after SIGCONT or a thaw", {text}},
       {SYS_mmap, "the mapper's orders", {text}},
@@ -61,6 +62,9 @@ std::vector<sock_filter> guest_thread_filter(uint64_t base, bool stub_calls) {
   Condition below_end = arg_below(0, base + STUB_REGION_SIZE);
   std::vector<Rule> rules = {
       {SYS_rt_sigreturn, "back to the guest", {site(stub.site_sigreturn)}},
+      {SYS_sigaltstack,
+       "a reused thread's signal stack, as rt_sigreturn sets it too",
+       {site(stub.site_stack), in_region, below_end, arg_is(1, 0)}},
       {SYS_futex,
        "wait for the kernel's answer in a slot",
        {site(stub.site_wait), in_region, below_end, arg32_is(1, FUTEX_WAIT)}},

@@ -88,20 +88,22 @@ TEST(GuestThreadFilter, AllowsTheExactListAndNothingElse) {
           auto op = static_cast<uint32_t>(a1);
           bool guest = a0 < STUB_USER_END;
           bool in_region = a0 >= kBase && a0 < kBase + STUB_REGION_SIZE;
-          bool expected = (ip == kBase + stub.site_sigreturn && nr == SYS_rt_sigreturn) ||
-                          (ip == kBase + stub.site_wait && nr == SYS_futex && in_region &&
-                           static_cast<uint32_t>(a1) == FUTEX_WAIT) ||
-                          (ip == kBase + stub.site_wake && nr == SYS_futex && in_region &&
-                           static_cast<uint32_t>(a1) == FUTEX_WAKE) ||
-                          (ip == kBase + stub.site_exit && nr == SYS_exit) ||
-                          ((ip == kBase + stub.site_wait || ip == kBase + stub.site_private_wait) &&
-                           nr == SYS_restart_syscall) ||
-                          (ip == kBase + stub.site_protect && nr == SYS_mprotect &&
-                           a0 >= CALL_TABLE_END && guest && a1 <= STUB_GAP) ||
-                          (ip == kBase + stub.site_private_wait && nr == SYS_futex && guest &&
-                           (op == 128 || op == 137 || op == 393 || op == 129 || op == 138)) ||
-                          (ip == kBase + stub.site_private_wake && nr == SYS_futex && guest &&
-                           (op == 129 || op == 138));
+          bool expected =
+              (ip == kBase + stub.site_sigreturn && nr == SYS_rt_sigreturn) ||
+              (ip == kBase + stub.site_stack && nr == SYS_sigaltstack && in_region && a1 == 0) ||
+              (ip == kBase + stub.site_wait && nr == SYS_futex && in_region &&
+               static_cast<uint32_t>(a1) == FUTEX_WAIT) ||
+              (ip == kBase + stub.site_wake && nr == SYS_futex && in_region &&
+               static_cast<uint32_t>(a1) == FUTEX_WAKE) ||
+              (ip == kBase + stub.site_exit && nr == SYS_exit) ||
+              ((ip == kBase + stub.site_wait || ip == kBase + stub.site_private_wait) &&
+               nr == SYS_restart_syscall) ||
+              (ip == kBase + stub.site_protect && nr == SYS_mprotect && a0 >= CALL_TABLE_END &&
+               guest && a1 <= STUB_GAP) ||
+              (ip == kBase + stub.site_private_wait && nr == SYS_futex && guest &&
+               (op == 128 || op == 137 || op == 393 || op == 129 || op == 138)) ||
+              (ip == kBase + stub.site_private_wake && nr == SYS_futex && guest &&
+               (op == 129 || op == 138));
           if (allowed(filter, call(nr, ip, a0, a1)) != expected)
             FAIL() << std::hex << "nr " << nr << " ip " << ip << " a0 " << a0 << " a1 " << a1;
         }
@@ -135,9 +137,9 @@ TEST(GuestThreadFilter, OtherArchitecturesAndX32Trap) {
 TEST(StubProcessFilter, AllowsOnlyWhatStubsNeedAndOnlyInTheStubText) {
   auto filter = stub_process_filter(kBase);
   const std::set<uint32_t> needed = {
-      SYS_rt_sigreturn, SYS_futex,  SYS_mmap,    SYS_munmap, SYS_mprotect,       SYS_pwrite64,
-      SYS_lseek,        SYS_clone,  SYS_seccomp, SYS_prctl,  SYS_getppid,        SYS_exit,
-      SYS_recvmsg,      SYS_sendto, SYS_dup3,    SYS_close,  SYS_restart_syscall};
+      SYS_rt_sigreturn, SYS_sigaltstack, SYS_futex,  SYS_mmap,    SYS_munmap, SYS_mprotect,
+      SYS_pwrite64,     SYS_lseek,       SYS_clone,  SYS_seccomp, SYS_prctl,  SYS_getppid,
+      SYS_exit,         SYS_recvmsg,     SYS_sendto, SYS_dup3,    SYS_close,  SYS_restart_syscall};
   uint64_t inside = kBase + 100;
   uint64_t outside = kBase + stub_header().text_size;
   for (uint32_t nr = 0; nr < 600; ++nr) {

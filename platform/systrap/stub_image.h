@@ -18,11 +18,12 @@ struct StubHeader {
   uint32_t gate;
   uint32_t gate_futex;
   uint32_t zygote_entry;
+  uint32_t initial_vector_state;
   uint32_t site_sigreturn;
   uint32_t site_wait;
   uint32_t site_wake;
   uint32_t site_exit;
-  uint32_t site_fetch;
+  uint32_t site_stack;
   uint32_t site_protect;
   uint32_t site_private_wait;
   uint32_t site_private_wake;

@@ -191,21 +191,28 @@ void StubProcess::finish_thread_locked() {
   give_thread_locked(thread);
 }
 
-// What a former guest may have written is nothing to start from. The state word stays: a thread
-// waits on it.
+// The state word stays: a thread waits on it.
 void StubProcess::reset_slot(StubThread& thread) {
-  constexpr size_t kFrames = 0x2000;  // where host signal frames lie: what is left of former ones
   Slot& slot = thread.slot();
   thread.has_frame = thread.at_gate = thread.in_call = false;
-  auto* bytes = reinterpret_cast<std::byte*>(&slot);
-  memset(bytes + SLOT_SIZE - kFrames, 0, kFrames);
-  memset(bytes + SLOT_WAITING, 0, sizeof slot - SLOT_WAITING);
+  thread.is_new = true;
+  memset(reinterpret_cast<std::byte*>(&slot) + SLOT_WAITING, 0, sizeof slot - SLOT_WAITING);
   slot.self = thread.address();
   slot.gate = systrap_.memory().stub_base() + stub_header().gate;
+  slot.frame = SLOT_LAID;
+}
+
+// What a former guest may have written is nothing to start from.
+void StubProcess::clean_slot(StubThread& thread) {
+  constexpr size_t kFrames = 0x2000;  // where host signal frames lie: what is left of former ones
+  auto* bytes = reinterpret_cast<std::byte*>(&thread.slot());
+  memset(bytes + SLOT_SIZE - kFrames, 0, kFrames);
+  memset(bytes + SLOT_LAID, 0, SLOT_LAID_VECTOR - SLOT_LAID + systrap_.vector_state().size());
+  reset_slot(thread);
 }
 
 void StubProcess::give_thread_locked(StubThread& thread) {
-  reset_slot(thread);
+  clean_slot(thread);
   thread.context = want_thread_.front();
   thread.context->set_thread(&thread);
   want_thread_.pop_front();
@@ -218,7 +225,7 @@ StubThread* StubProcess::take_thread(SystrapContext& context) {
   if (!parked_.empty()) {
     thread = parked_.back();
     parked_.pop_back();
-    reset_slot(*thread);
+    clean_slot(*thread);
     thread->context = &context;
     thread->cpu_base_ns = thread->host_cpu_ns();
   } else {

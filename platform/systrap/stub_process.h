@@ -127,6 +127,7 @@ class StubProcess : public RefCounted<StubProcess> {
   bool calls_made_locked() REQUIRES(mu_);
   void request_thread_locked() REQUIRES(mu_);
   void reset_slot(StubThread& thread);
+  void clean_slot(StubThread& thread);
   void finish_thread_locked() REQUIRES(mu_);
   void give_thread_locked(StubThread& thread) REQUIRES(mu_);
   void kill_locked(const char* why) REQUIRES(mu_);

@@ -61,6 +61,7 @@ class StubThread {
   UniqueFd pidfd;
   int tid = 0;
   bool mapped = false;     // the slot is mapped in the stub
+  bool is_new = true;      // no task of this address space's has run on it: signals may be blocked
   bool has_frame = false;  // frame_offset is the frame it waits in
   bool at_gate = false;    // it waits in the call gate
   bool in_call = false;    // it waits in a trapped call, whose frame nobody has changed

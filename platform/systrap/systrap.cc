@@ -51,8 +51,7 @@ Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
     systrap->calls_ = TRY(CallPatches::create(base, options.patch_calls));
     systrap->workers_ = std::make_unique<Workers>(*systrap->memory_);
     auto zygote = Zygote::start(*systrap->memory_,
-                                {options.memory_fd, options.memory_ro_fd,
-                                 *systrap->calls_});
+                                {options.memory_fd, options.memory_ro_fd, *systrap->calls_});
     if (!zygote.ok()) {
       if (zygote.error() == Errno(EEXIST) && i + 1 < kTries) continue;
       return zygote.error();

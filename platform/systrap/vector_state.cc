@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "platform/systrap/sysmsg/sysmsg.h"
+
 namespace caisson::systrap {
 namespace {
 
@@ -57,6 +59,8 @@ Result<VectorState> VectorState::learn() {
   VectorState result;
   SoftwareBytes software{};
   if (image.size() > kFxsaveSize) memcpy(&software, image.data() + kSoftware, sizeof software);
+  if (software.magic1 != kMagic1 || image.size() > SLOT_LAID_END - SLOT_LAID_VECTOR)
+    return Errno(ENOTSUP);
   result.features_ = software.features;
   memcpy(&result.mxcsr_mask_, image.data() + kMxcsrMask, 4);
   if (result.mxcsr_mask_ == 0) result.mxcsr_mask_ = 0xffbf;

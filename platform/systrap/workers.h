@@ -73,7 +73,7 @@ class Workers {
   std::unique_ptr<std::atomic<uint64_t>[]> dozing_;
   std::atomic<uint32_t> running_words_{0};                // words of running_ that were ever used
   std::array<WorkerState, CONTROL_MAX_WORKERS> workers_;  // each its worker's own
-  std::atomic<int> bound_{0};          // workers that came
+  std::atomic<int> bound_{0};                             // workers that came
   std::atomic<uint32_t> skip_{0};      // opportunities to poll that are still to be skipped
   std::atomic<uint32_t> failures_{0};  // polls in a row that gained nothing
 

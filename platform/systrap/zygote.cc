@@ -16,8 +16,8 @@
 
 #include "base/log.h"
 #include "host/raw_syscall.h"
-#include "platform/systrap/filters.h"
 #include "platform/systrap/call_patches.h"
+#include "platform/systrap/filters.h"
 #include "platform/systrap/stub_image.h"
 
 namespace caisson::systrap {
@@ -87,7 +87,7 @@ struct Child {
     // Out of the way first, so that no target number is still a source.
     constexpr int kHigh = 200;
     int sources[] = {
-        start.memory_fd, start.memory_ro_fd, memory.control_fd(), memory.control_ro_fd(),
+        start.memory_fd, start.memory_ro_fd,        memory.control_fd(), memory.control_ro_fd(),
         socket,          start.calls.read_only_fd()};
     constexpr int kCount = 6;
     int text = kHigh + kCount;
@@ -156,9 +156,9 @@ struct Child {
       for (int handled : kHandledSignals) {
         if (signal != handled) continue;
         action.handler = base + stub_header().signal_entry;
-        action.flags = SA_SIGINFO | SA_ONSTACK | kSaRestorer;
+        action.flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | kSaRestorer;
         action.restorer = base + stub_header().restorer;
-        action.mask = ~uint64_t{0};
+        action.mask = 0;  // stub/stub.S leaves handlers without rt_sigreturn(2)
       }
       must(raw_syscall(SYS_rt_sigaction, signal, raw_arg(&action), 0, 8).ok());
     }

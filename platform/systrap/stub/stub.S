@@ -1,5 +1,6 @@
 // The code that runs inside stub processes, below the guest's feet. Rules:
-//  - General registers only: the guest's vector state stays in the CPU.
+//  - General registers only: the guest's vector state stays in the CPU, or where the host or `save` put it, until `leave`
+//    loads it.
 //  - Guest threads of one process are hostile to each other and can write every slot and this thread's signal stack.
 //    What is here trusts registers, this text, the control page and the order page, nothing else.
 //  - No stack is used. Subroutines return through a register. The mapper and a new thread before its filter is on must
@@ -15,6 +16,7 @@
 #define NR_CLONE 56
 #define NR_EXIT 60
 #define NR_GETPPID 110
+#define NR_SIGALTSTACK 131
 #define NR_PRCTL 157
 #define NR_FUTEX 202
 #define NR_SECCOMP 317
@@ -35,6 +37,8 @@
 // CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_PARENT
 #define CLONE_FLAGS (0x100 | 0x200 | 0x400 | 0x8000)
 #define SIGINFO_ARCH 28
+#define LEAVING (-1)
+#define UCONTEXT_STACK 16
 #define UCONTEXT_R8 40
 #define UCONTEXT_R9 48
 #define UCONTEXT_R10 56
@@ -53,6 +57,10 @@
 #define UCONTEXT_RSP 160
 #define UCONTEXT_RIP 168
 #define UCONTEXT_RFLAGS 176
+#define UCONTEXT_CS 184
+#define UCONTEXT_FPSTATE 224
+#define UCONTEXT_SIGMASK 296
+#define USER_SS 0x2b
 #define CPU_NODE_SEGMENT 0x7b
 // The registers that a call passes in SLOT_REGS as they are; rbx, rsp and the flags need care.
 #define EACH_REGISTER(DO) \
@@ -70,11 +78,12 @@ stub_start:
         .long gate_entry - stub_start
         .long gate_futex - stub_start
         .long zygote_entry - stub_start
+        .long initial_vector_state - stub_start
         .long site_sigreturn + 2 - stub_start
         .long site_wait + 2 - stub_start
         .long site_wake + 2 - stub_start
         .long site_exit + 2 - stub_start
-        .long site_fetch + 2 - stub_start
+        .long site_stack + 2 - stub_start
         .long site_protect + 2 - stub_start
         .long site_private_wait + 2 - stub_start
         .long site_private_wake + 2 - stub_start
@@ -85,8 +94,10 @@ stub_start:
 #define CONTROL (stub_start + STUB_CONTROL)
 #define ORDERS (stub_start + STUB_ORDERS)
 
-// ---- A host signal: SIGSYS and the exceptions (the guest needs the kernel), or the interrupt signal.
-// rdi = signal, rsi = siginfo_t*, rdx = ucontext*; all signals are blocked; every register is in the frame.
+// ---- A host signal: SIGSYS and the exceptions (the guest needs the kernel), or the interrupt signal. rdi = signal,
+// rsi = siginfo_t*, rdx = ucontext*; every register is in the frame, and the vector state. Nothing is blocked: the thread
+// leaves without rt_sigreturn(2). An interrupt that comes in here must not get lost: from signal_entry to `decided`, rdi, rsi
+// and rdx stay as they are, so that `interrupted` can begin again; behind it a request is certain, which the kernel sees.
         .balign 64
 signal_entry:
         mov     %rsp, %rbx
@@ -99,7 +110,155 @@ signal_entry:
         cmpl    $AUDIT_ARCH_X86_64, SIGINFO_ARCH(%rsi)
         jne     trapped
         cmpq    $NR_FUTEX, UCONTEXT_RAX(%rdx)
-        je      futex_call
+        jne     call_trapped
+
+// futex(2) on private words, where the kernel left it to us: the host's futex, in this process, but outside of this handler,
+// so that the interrupt can end it.
+        lea     private_wait_end(%rip), %rax
+        cmp     %rax, UCONTEXT_RIP(%rdx)
+        je      private_wait_trapped
+        lea     ORDERS(%rip), %rbp
+        cmpl    $0, ORDERS_ANSWERS(%rbp)
+        je      call_trapped
+        rdgsbase %rax
+        cmp     %rbx, %rax              // the way back of a wait needs it
+        jne     call_trapped
+        mov     $STUB_USER_END, %rax
+        cmp     %rax, UCONTEXT_RDI(%rdx)
+        jae     call_trapped
+        mov     UCONTEXT_RSI(%rdx), %eax
+        cmp     $FUTEX_WAKE_PRIVATE, %eax
+        je      1f
+        cmp     $FUTEX_WAKE_BITSET_PRIVATE, %eax
+        je      1f
+        cmp     $FUTEX_WAIT_BITSET_PRIVATE, %eax
+        je      2f
+        cmp     $FUTEX_WAIT_BITSET_PRIVATE_REALTIME, %eax
+        je      2f
+        cmp     $FUTEX_WAIT_PRIVATE, %eax
+        jne     call_trapped
+        cmpq    $0, UCONTEXT_R10(%rdx)  // a wait with a relative time could not go on after an interrupt
+        jne     call_trapped
+2:      movl    $1, SLOT_WAITING(%rbx)
+        jmp     3f
+1:      mfence                          // the guest's word first, then a look for waiters of the kernel
+        cmpl    $0, ORDERS_WAITERS(%rbp)
+        jne     call_trapped
+3:      mov     UCONTEXT_RIP(%rdx), %rax
+        mov     %rax, SLOT_WAIT_RETURN(%rbx)
+        lea     private_wait(%rip), %rax
+        mov     %rax, UCONTEXT_RIP(%rdx)
+return_to_frame:
+        mov     %rdx, %rsp
+sigreturn:
+        mov     $NR_SIGRETURN, %eax
+site_sigreturn:
+        syscall
+        ud2
+
+// The interrupt hit guest code, or stub code where only a hostile jump leads: an ordinary event. It hit a private wait:
+// that becomes a request, or it is over and the guest is at its return address. It hit the gate's way in, or a signal's: the
+// kernel sees the request anyway. It hit the wait for the kernel or the way back, after the kernel let the guest run: the
+// kernel's own copy of the registers is complete, and of the vector state but for that which is still in the CPU.
+interrupted:
+        mov     UCONTEXT_RIP(%rdx), %rax
+        lea     stub_start(%rip), %rcx
+        sub     %rcx, %rax
+        cmp     $(signal_entry - stub_start), %rax
+        jb      trapped
+        cmp     $(decided - stub_start), %rax
+        jb      interrupted_undecided
+        cmp     $(gate_futex - stub_start), %rax
+        jb      return_to_frame
+        cmp     $(private_wait_end - stub_start), %rax
+        jb      interrupted_private_wait
+        cmp     $(gate_entry - stub_start), %rax
+        jb      trapped
+        cmp     $(thread_start - stub_start), %rax
+        jae     trapped
+        cmp     $(wait_start - stub_start), %rax
+        jb      return_to_frame
+        cmp     $(gate_resume_end - stub_start), %rax
+        jae     return_to_frame
+interrupted_wait:
+        cmpl    $SLOT_STATE_RUN, SLOT_STATE(%rbx)
+        jne     return_to_frame
+        mov     SLOT_ENTRY(%rbx), %eax
+        cmp     $SLOT_ENTRY_GATE, %eax
+        je      gate_broken
+        cmp     $SLOT_ENTRY_SAVED, %eax
+        jne     way_back_broken
+gate_broken:
+        mov     $SLOT_ENTRY_GATE_BROKEN, %eax
+        jmp     publish_frame
+// rax = offset of the interrupted instruction. An interrupt's own handler begins again, as the kernel may have let the guest
+// run since it looked; a call that might have been left to the host becomes the kernel's.
+interrupted_undecided:
+        mov     UCONTEXT_RDI(%rdx), %ecx
+        cmp     $LEAVING, %ecx
+        je      interrupted_wait
+        lea     signal_entry(%rip), %rax
+        cmp     $SIGNAL_INTERRUPT, %ecx
+        je      1f
+        lea     call_again(%rip), %rax
+        cmp     $SIGNAL_SYS, %ecx
+        jne     return_to_frame
+1:      mov     %rax, UCONTEXT_RIP(%rdx)
+        jmp     return_to_frame
+private_wait_trapped:
+        mov     SLOT_WAIT_RETURN(%rbx), %rax
+        mov     %rax, UCONTEXT_RIP(%rdx)
+        mov     %rax, UCONTEXT_RCX(%rdx)
+        movl    $0, SLOT_WAITING(%rbx)
+        cmp     $SIGNAL_SYS, %edi
+        je      call_trapped
+        jmp     trapped
+call_again:
+        mov     %rsp, %rbx
+        and     $-SLOT_SIZE, %rbx
+        lea     CONTROL(%rip), %r12
+        cmpl    $AUDIT_ARCH_X86_64, SIGINFO_ARCH(%rsi)
+        jne     trapped
+        lea     private_wait_end(%rip), %rax
+        cmp     %rax, UCONTEXT_RIP(%rdx)
+        je      private_wait_trapped
+        lea     private_wait(%rip), %rax
+        cmp     %rax, UCONTEXT_RIP(%rdx)
+        je      private_wait_trapped
+        jmp     call_trapped
+// rax = offset of the interrupted instruction.
+interrupted_private_wait:
+        cmp     $(private_wait - stub_start), %rax
+        jbe     2f
+        cmp     $(private_wait_to_kernel - stub_start), %rax
+        jae     return_to_frame
+        cmpq    $MINUS_EINTR, UCONTEXT_RAX(%rdx)
+        je      return_to_frame
+        cmpq    $MINUS_EFAULT, UCONTEXT_RAX(%rdx)
+        jne     private_wait_trapped
+        jmp     return_to_frame
+2:      cmp     $(gate_futex - stub_start), %rax
+        jne     3f
+        mov     UCONTEXT_RCX(%rdx), %rcx
+        mov     %rcx, SLOT_WAIT_RETURN(%rbx)
+3:      cmp     $(gate_futex_decides - stub_start), %rax
+        jb      4f
+        cmp     $(private_wait - stub_start), %rax
+        je      4f
+        mov     UCONTEXT_R11(%rdx), %rcx
+        movzbl  %ch, %eax
+        and     $0xd5, %eax
+        and     $1, %ecx
+        shl     $11, %ecx
+        or      %ecx, %eax
+        mov     UCONTEXT_RFLAGS(%rdx), %rcx
+        and     $~0x8d5, %rcx
+        or      %rax, %rcx
+        mov     %rcx, UCONTEXT_RFLAGS(%rdx)
+4:      lea     private_wait_to_kernel(%rip), %rax
+        mov     %rax, UCONTEXT_RIP(%rdx)
+        jmp     return_to_frame
+decided:
 
 // A system call. The kernel gets what it needs in three lines, and leaves the frame to this CPU. rdx is the ucontext.
 call_trapped:
@@ -129,84 +288,12 @@ publish_bases:
         rdgsbase %rax
         mov     %rax, SLOT_REGS+REGS_GS(%rbx)
         jmp     publish
-
-// The interrupt hit guest code, or stub code where only a hostile jump leads: an ordinary event. It hit a private wait:
-// that becomes a request, or it is over and the guest is at its return address. It hit the gate's way in: the kernel
-// sees the request anyway. It hit the wait for the kernel or the way back, after the kernel let the guest run: the
-// kernel's own copy of the registers is complete.
-interrupted:
-        mov     UCONTEXT_RIP(%rdx), %rax
-        lea     stub_start(%rip), %rcx
-        sub     %rcx, %rax
-        cmp     $(gate_futex - stub_start), %rax
-        jb      trapped
-        cmp     $(private_wait_end - stub_start), %rax
-        jb      interrupted_private_wait
-        cmp     $(gate_entry - stub_start), %rax
-        jb      trapped
-        cmp     $(thread_start - stub_start), %rax
-        jae     trapped
-        cmp     $(wait_start - stub_start), %rax
-        jb      return_to_frame
-        cmp     $(gate_resume_end - stub_start), %rax
-        jae     return_to_frame
-        cmpl    $SLOT_STATE_RUN, SLOT_STATE(%rbx)
-        jne     return_to_frame
-        mov     $SLOT_ENTRY_GATE_BROKEN, %eax
-        jmp     publish_frame
-return_to_frame:
-        mov     %rdx, %rsp
-        jmp     sigreturn
-
-// ---- futex(2) on private words, where the kernel left it to us: the host's futex, in this process. rbx rdx rsi r12 edi as
-// in signal_entry. A wait goes on outside of this handler, so that the interrupt can end it.
-futex_call:
-        lea     private_wait_end(%rip), %rax
-        cmp     %rax, UCONTEXT_RIP(%rdx)
-        je      private_wait_trapped
-        lea     ORDERS(%rip), %rbp
-        cmpl    $0, ORDERS_ANSWERS(%rbp)
-        je      call_trapped
-        rdgsbase %rax
-        cmp     %rbx, %rax              // the way back of a wait needs it
-        jne     call_trapped
-        mov     $STUB_USER_END, %rax
-        cmp     %rax, UCONTEXT_RDI(%rdx)
-        jae     call_trapped
-        mov     UCONTEXT_RSI(%rdx), %eax
-        cmp     $FUTEX_WAKE_PRIVATE, %eax
-        je      private_wake_call
-        cmp     $FUTEX_WAKE_BITSET_PRIVATE, %eax
-        je      private_wake_call
-        cmp     $FUTEX_WAIT_BITSET_PRIVATE, %eax
-        je      private_wait_call
-        cmp     $FUTEX_WAIT_BITSET_PRIVATE_REALTIME, %eax
-        je      private_wait_call
-        cmp     $FUTEX_WAIT_PRIVATE, %eax
-        jne     call_trapped
-        cmpq    $0, UCONTEXT_R10(%rdx)  // a wait with a relative time could not go on after an interrupt
-        jne     call_trapped
-private_wait_call:
-        mov     UCONTEXT_RIP(%rdx), %rax
-        mov     %rax, SLOT_WAIT_RETURN(%rbx)
-        movl    $1, SLOT_WAITING(%rbx)
-        lea     private_wait(%rip), %rax
-        mov     %rax, UCONTEXT_RIP(%rdx)
-        jmp     return_to_frame
-private_wake_call:
-        mfence                          // the guest's word first, then a look for waiters of the kernel
-        cmpl    $0, ORDERS_WAITERS(%rbp)
-        jne     call_trapped
-        mov     %rdx, %r13
-        mov     %eax, %esi
-        mov     UCONTEXT_RDI(%r13), %rdi
-        mov     UCONTEXT_R9(%r13), %r9
-        mov     UCONTEXT_RDX(%r13), %rdx
-        lea     1f(%rip), %r8
-        jmp     private_wake
-1:      mov     %rax, UCONTEXT_RAX(%r13)
-        mov     %r13, %rsp
-        jmp     sigreturn
+// The frame that the thread waited in stays its frame; the interrupt's, below it, goes.
+way_back_broken:
+        mov     SLOT_FRAME(%rbx), %eax
+        lea     (%rbx, %rax), %rsp
+        movl    $SLOT_ENTRY_BROKEN, SLOT_ENTRY(%rbx)
+        jmp     publish
 
 // The call gate of futex(2): as gate_entry, which it goes to with what the kernel must do.
 gate_futex:
@@ -267,46 +354,6 @@ private_wait_to_kernel:
         syscall
 private_wait_end:
         ud2
-private_wait_trapped:
-        mov     SLOT_WAIT_RETURN(%rbx), %rax
-        mov     %rax, UCONTEXT_RIP(%rdx)
-        mov     %rax, UCONTEXT_RCX(%rdx)
-        movl    $0, SLOT_WAITING(%rbx)
-        cmp     $SIGNAL_SYS, %edi
-        je      call_trapped
-        jmp     trapped
-// rax = offset of the interrupted instruction.
-interrupted_private_wait:
-        cmp     $(private_wait - stub_start), %rax
-        jbe     2f
-        cmp     $(private_wait_to_kernel - stub_start), %rax
-        jae     return_to_frame
-        cmpq    $MINUS_EINTR, UCONTEXT_RAX(%rdx)
-        je      return_to_frame
-        cmpq    $MINUS_EFAULT, UCONTEXT_RAX(%rdx)
-        jne     private_wait_trapped
-        jmp     return_to_frame
-2:      cmp     $(gate_futex - stub_start), %rax
-        jne     3f
-        mov     UCONTEXT_RCX(%rdx), %rcx
-        mov     %rcx, SLOT_WAIT_RETURN(%rbx)
-3:      cmp     $(gate_futex_decides - stub_start), %rax
-        jb      4f
-        cmp     $(private_wait - stub_start), %rax
-        je      4f
-        mov     UCONTEXT_R11(%rdx), %rcx
-        movzbl  %ch, %esi
-        and     $0xd5, %esi
-        and     $1, %ecx
-        shl     $11, %ecx
-        or      %ecx, %esi
-        mov     UCONTEXT_RFLAGS(%rdx), %rcx
-        and     $~0x8d5, %rcx
-        or      %rsi, %rcx
-        mov     %rcx, UCONTEXT_RFLAGS(%rdx)
-4:      lea     private_wait_to_kernel(%rip), %rax
-        mov     %rax, UCONTEXT_RIP(%rdx)
-        jmp     return_to_frame
 
 // ---- The call gate, in place of a `syscall`: rcx is where the guest goes on, r11 is free, as after syscall(2). The guest's
 // stack is not touched. Who jumps here must know that GS is the slot's, and the two bytes before the address in rcx must
@@ -402,34 +449,78 @@ resume_guest:
         je      gate_resume             // the bases are as they were
         cmp     $SLOT_RESUME_BY_GATE_BASES, %ecx
         je      gate_resume_bases
-        cmp     $SLOT_RESUME_TRAP, %ecx
-        je      fetch
+        cmp     $SLOT_RESUME_SAVE, %ecx
+        je      save
         mov     SLOT_RESUME_FS(%rbx), %rax
         wrfsbase %rax
         mov     SLOT_RESUME_GS(%rbx), %rax
         wrgsbase %rax
         mov     SLOT_RESUME_FRAME(%rbx), %eax
         lea     (%rbx, %rax), %rsp
-        cmp     $SLOT_RESUME_ANEW, %ecx
-        jne     sigreturn
+        cmp     $SLOT_RESUME_BY_HOST, %ecx
+        jne     leave
         push    $0x202
         popfq
-sigreturn:
-        mov     $NR_SIGRETURN, %eax
-site_sigreturn:
+        mov     %rsp, %rbp
+        lea     UCONTEXT_STACK(%rsp), %rdi
+        xor     %esi, %esi
+        xor     %esp, %esp              // on no stack, whatever a former guest has set: rt_sigreturn(2) does not change the one it is on
+        mov     $NR_SIGALTSTACK, %eax
+site_stack:
         syscall
-        ud2
-fetch:
-        mov     $-1, %eax
-site_fetch:
-        syscall
-        ud2
-// rsp is as in signal_entry: the frame is above a return address.
-result_resume:
-        mov     SLOT_RAX(%rbx), %rax
-        mov     %rax, 8+UCONTEXT_RAX(%rsp)
-        add     $8, %rsp
+        mov     %rbp, %rsp
+leave_by_host:
+        movq    $0, UCONTEXT_SIGMASK(%rsp)
+        mov     $LEAVING, %edi          // for `interrupted`: not a handler's rdi
         jmp     sigreturn
+result_resume:
+        mov     SLOT_FRAME(%rbx), %eax
+        lea     (%rbx, %rax), %rsp
+        mov     SLOT_RAX(%rbx), %rax
+        mov     %rax, UCONTEXT_RAX(%rsp)
+// rsp = ucontext: all that rt_sigreturn(2) would load, but no signal mask, unless a hostile guest has set one; the stack below
+// it is free. The flags go first, as iret refuses to run with NT.
+leave:
+        cmpq    $0, UCONTEXT_SIGMASK(%rsp)
+        jne     leave_by_host
+        mov     UCONTEXT_FPSTATE(%rsp), %rcx
+        mov     $-1, %eax
+        mov     $-1, %edx
+        xrstor64 (%rcx)
+        mov     %rsp, %rbp
+        push    $0x202
+        popfq
+        movzwl  UCONTEXT_CS(%rbp), %eax
+        push    $USER_SS
+        push    UCONTEXT_RSP(%rbp)
+        push    UCONTEXT_RFLAGS(%rbp)
+        push    %rax
+        push    UCONTEXT_RIP(%rbp)
+        mov     UCONTEXT_R8(%rbp), %r8
+        mov     UCONTEXT_R9(%rbp), %r9
+        mov     UCONTEXT_R10(%rbp), %r10
+        mov     UCONTEXT_R11(%rbp), %r11
+        mov     UCONTEXT_R12(%rbp), %r12
+        mov     UCONTEXT_R13(%rbp), %r13
+        mov     UCONTEXT_R14(%rbp), %r14
+        mov     UCONTEXT_R15(%rbp), %r15
+        mov     UCONTEXT_RDI(%rbp), %rdi
+        mov     UCONTEXT_RSI(%rbp), %rsi
+        mov     UCONTEXT_RBX(%rbp), %rbx
+        mov     UCONTEXT_RDX(%rbp), %rdx
+        mov     UCONTEXT_RAX(%rbp), %rax
+        mov     UCONTEXT_RCX(%rbp), %rcx
+        mov     UCONTEXT_RBP(%rbp), %rbp
+        iretq
+// The kernel needs the vector state of a thread that waits in the gate; the CPU keeps it. The stack goes below it first, so that
+// the host's frames do not come over it.
+save:
+        lea     SLOT_LAID(%rbx), %rsp
+        mov     $-1, %eax
+        mov     $-1, %edx
+        xsave64 SLOT_LAID_VECTOR(%rbx)
+        movl    $SLOT_ENTRY_SAVED, SLOT_ENTRY(%rbx)
+        jmp     publish
 gate_resume_bases:
         mov     SLOT_REGS+REGS_FS(%rbx), %rax
         wrfsbase %rax
@@ -474,8 +565,8 @@ site_protect:
         dec     %r14d
         jnz     1b
         mov     SLOT_RESUME_FRAME(%rbx), %eax
-        cmpl    $SLOT_RESUME_BY_FRAME, SLOT_RESUME(%rbx)
-        je      5f
+        cmpl    $SLOT_RESUME_BY_HOST, SLOT_RESUME(%rbx)
+        jbe     5f                      // by a frame
         add     %rbp, SLOT_RAX(%rbx)
         jmp     6f
 5:      add     %rbp, UCONTEXT_RAX(%rbx, %rax)
@@ -545,6 +636,14 @@ ring_done:
         xor     %r8d, %r8d
         jmp     *%r9
 gate_resume_end:
+
+// What exec(2) starts with, as XRSTOR takes it: nothing is there but MXCSR and the x87 control word.
+        .balign 64
+initial_vector_state:
+        .word   0x37f
+        .skip   22
+        .long   0x1f80
+        .skip   576 - 28
 
 exit_thread:
         xor     %edi, %edi

@@ -33,6 +33,11 @@
 #define SLOT_SIZE 0x8000
 #define SLOT_COUNT 0x10000
 #define SLOT_STACK 0x1000  // the alternate signal stack fills the slot from here
+// In it, far below the host's frames of a signal or two, with room below for as many: the frame that
+// the kernel lays for a thread that waits in none, and an XSAVE image.
+#define SLOT_LAID 0x3000
+#define SLOT_LAID_VECTOR 0x3400
+#define SLOT_LAID_END 0x6000
 
 // ---- Descriptors in the table that the zygote and all stubs share.
 #define FD_MEMORY 0         // guest memory file, read-write
@@ -91,13 +96,15 @@
 #define SLOT_ENTRY_TRAP 1  // a host signal: frame and info are valid
 #define SLOT_ENTRY_GATE 2  // the call gate: SLOT_REGS is valid
 #define SLOT_ENTRY_GATE_BROKEN \
-  3  // an interrupt hit the way back from the gate: the frame's registers mean nothing
-#define SLOT_ENTRY_CALL 4  // a trapped system call: SLOT_REGS is valid, and SLOT_FRAME
+  3  // an interrupt hit the way back from the gate: of the frame, only the vector state counts
+#define SLOT_ENTRY_CALL 4    // a trapped system call: SLOT_REGS is valid, and SLOT_FRAME
+#define SLOT_ENTRY_SAVED 5   // the vector state of a thread in the gate is at SLOT_LAID_VECTOR
+#define SLOT_ENTRY_BROKEN 6  // an interrupt hit the way back by a frame: nothing is new
 
 #define SLOT_RESUME_BY_FRAME 0
-#define SLOT_RESUME_BY_GATE 1
-#define SLOT_RESUME_TRAP 2    // trap again at once, so that the kernel gets a full frame
-#define SLOT_RESUME_ANEW 4    // by the frame, with no flags left that frames don't carry (ID, NT)
+#define SLOT_RESUME_BY_HOST 1  // by the frame, with rt_sigreturn(2): signal mask and stack too
+#define SLOT_RESUME_BY_GATE 2
+#define SLOT_RESUME_SAVE 3    // do not go on, but save the vector state; the thread is in the gate
 #define SLOT_RESUME_RESULT 5  // a trapped call: by its own frame, but with rax from SLOT_RAX
 #define SLOT_RESUME_BY_GATE_BASES 6  // by the gate, with the bases from SLOT_REGS
 
