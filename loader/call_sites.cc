@@ -107,10 +107,24 @@ class Functions {
     if (auto after = std::next(it); after != entries_.end())
       end = std::min(end, static_cast<uint64_t>(int64_t{after->start} - int64_t{it->start}));
     if (address - start >= end) return std::nullopt;
+    // libc says that its rt_sigreturn(2) begins a byte early, for unwinders that look one back.
+    if (end > 1 && is_signal_frame(at + 4 - *common)) ++start, --end;
     return std::pair{start, end};
   }
 
  private:
+  // By the augmentation of a common part of descriptions: a short string, behind length, number and
+  // version.
+  bool is_signal_frame(uint64_t at) const {
+    constexpr uint64_t kAugmentation = 9, kLongest = 8;
+    for (uint64_t i = 0; i < kLongest; ++i) {
+      auto letter = load<char>(frames_.bytes, at + kAugmentation + i);
+      if (!letter || *letter == 0) return false;
+      if (*letter == 'S') return true;
+    }
+    return false;
+  }
+
   Functions(Segment header, Segment frames)
       : header_(std::move(header)), frames_(std::move(frames)) {}
 

@@ -5,8 +5,10 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -200,6 +202,8 @@ TEST(CallSites, TheHostsLibc) {
       offset = segments[i].p_offset;
   auto sites = find(bytes, offset);
   EXPECT_GT(sites.size(), 200u);
+  EXPECT_TRUE(std::any_of(sites.begin(), sites.end(),
+                          [](const CallSite& site) { return site.number == SYS_rt_sigreturn; }));
   for (const CallSite& site : sites) {
     size_t call = site.offset + platform::layout_of(site.shape).call;
     EXPECT_EQ(bytes[call], 0x0f);

@@ -25,23 +25,6 @@ static_assert((CALL_TABLE >> 16 & 0xff) == 0x06 && CALL_TABLE_END - CALL_TABLE <
 constexpr uint32_t kFirstXor = 0x600 / 8;
 constexpr uint32_t kEndXor = 0x700 / 8;
 
-// Calls that need the vector state, which is at hand only after a trap, at once or for the handler
-// that they lead to.
-bool must_trap(uint32_t number) {
-  switch (number) {
-    case SYS_tgkill:
-    case SYS_clone:
-    case SYS_clone3:
-    case SYS_fork:
-    case SYS_vfork:
-    case SYS_execve:
-    case SYS_execveat:
-      return true;
-    default:
-      return false;
-  }
-}
-
 // Writes instructions to `at`, which stubs will run at `address`.
 class Assembler {
  public:
@@ -122,7 +105,6 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
     const platform::PatchedImage& image, platform::CallShape shape, uint32_t number,
     uint64_t offset) {
   if (!enabled_) return Errno(ENOSYS);
-  if (must_trap(number)) return Errno(ENOTSUP);
   if (offset > INT32_MAX - 2 * platform::kPatchSize) return Errno(ENOTSUP);
   CHECK(image.id < IMAGE_COUNT);
   MutexLock lock(mu_);

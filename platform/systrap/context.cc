@@ -183,7 +183,7 @@ void SystrapContext::write_frame(StubThread& thread) {
   auto* bytes = reinterpret_cast<std::byte*>(&slot);
   const VectorState& vector = systrap_.vector_state();
   // What the stub's own way does not do, or the CPU would refuse while it runs stub code.
-  const bool by_host = thread.is_new || regs_.rip >= STUB_USER_END || regs_.cs == kUserCs32;
+  const bool by_host = thread.is_blocked || regs_.rip >= STUB_USER_END || regs_.cs == kUserCs32;
   const bool anew = by_host || !thread.has_frame;
   if (by_host && vector_at_ != VectorAt::kHere) take_vector_state();
   if (anew) {
@@ -220,7 +220,7 @@ void SystrapContext::write_frame(StubThread& thread) {
   slot.resume_gs = regs_.gs_base == 0 ? thread.address() : canonical(regs_.gs_base);
   slot.resume_frame = thread.frame_offset;
   slot.resume = by_host ? SLOT_RESUME_BY_HOST : SLOT_RESUME_BY_FRAME;
-  thread.is_new = thread.in_call = false;
+  thread.is_blocked = thread.in_call = false;
 }
 
 // The thread will not make its calls soon: the mapper shall.
@@ -262,7 +262,8 @@ void SystrapContext::go(bool wake) {
   } else if (thread.at_gate && vector_at_ != VectorAt::kHere) {
     write_gate(thread);
     vector_at_ = VectorAt::kThread;
-  } else if (thread.in_call && vector_at_ != VectorAt::kHere && only_result_changed()) {
+  } else if (thread.in_call && !thread.is_blocked && vector_at_ != VectorAt::kHere &&
+             only_result_changed()) {
     slot.rax = regs_.rax;
     slot.resume = SLOT_RESUME_RESULT;
   } else {
@@ -539,6 +540,7 @@ void SystrapContext::read_event(StubThread& thread) {
   give_back_protects();
   uint32_t entry = thread.slot().entry;
   const bool broken = entry == SLOT_ENTRY_GATE_BROKEN || entry == SLOT_ENTRY_BROKEN;
+  thread.is_blocked = broken || (entry == SLOT_ENTRY_TRAP && thread.slot().signo == SIGUSR1);
   // An interrupt may have come before the thread loaded it: what its frame shows then is older.
   if (vector_at_ == VectorAt::kLaid) vector_at_ = broken ? VectorAt::kHere : VectorAt::kThread;
   bool ok = false;

@@ -195,7 +195,7 @@ void StubProcess::finish_thread_locked() {
 void StubProcess::reset_slot(StubThread& thread) {
   Slot& slot = thread.slot();
   thread.has_frame = thread.at_gate = thread.in_call = false;
-  thread.is_new = true;
+  thread.is_blocked = true;
   memset(reinterpret_cast<std::byte*>(&slot) + SLOT_WAITING, 0, sizeof slot - SLOT_WAITING);
   slot.self = thread.address();
   slot.gate = systrap_.memory().stub_base() + stub_header().gate;

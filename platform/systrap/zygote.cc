@@ -156,9 +156,12 @@ struct Child {
       for (int handled : kHandledSignals) {
         if (signal != handled) continue;
         action.handler = base + stub_header().signal_entry;
-        action.flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | kSaRestorer;
+        // Handlers are left without rt_sigreturn(2) (stub/stub.S), but for the interrupt's: as many
+        // as come would fill the stack.
+        action.flags = SA_SIGINFO | SA_ONSTACK | kSaRestorer;
+        if (signal != SIGUSR1) action.flags |= SA_NODEFER;
         action.restorer = base + stub_header().restorer;
-        action.mask = 0;  // stub/stub.S leaves handlers without rt_sigreturn(2)
+        action.mask = 0;
       }
       must(raw_syscall(SYS_rt_sigaction, signal, raw_arg(&action), 0, 8).ok());
     }

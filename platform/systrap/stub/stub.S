@@ -95,9 +95,9 @@ stub_start:
 #define ORDERS (stub_start + STUB_ORDERS)
 
 // ---- A host signal: SIGSYS and the exceptions (the guest needs the kernel), or the interrupt signal. rdi = signal,
-// rsi = siginfo_t*, rdx = ucontext*; every register is in the frame, and the vector state. Nothing is blocked: the thread
-// leaves without rt_sigreturn(2). An interrupt that comes in here must not get lost: from signal_entry to `decided`, rdi, rsi
-// and rdx stay as they are, so that `interrupted` can begin again; behind it a request is certain, which the kernel sees.
+// rsi = siginfo_t*, rdx = ucontext*; every register is in the frame, and the vector state. Nothing is blocked, and the thread
+// leaves without rt_sigreturn(2); only the interrupt blocks itself. One that comes while another signal is handled must not get
+// lost: from signal_entry to `decided`, rdi, rsi and rdx stay as they are; behind it a request is certain, which the kernel sees.
         .balign 64
 signal_entry:
         mov     %rsp, %rbx
@@ -191,19 +191,15 @@ interrupted_wait:
 gate_broken:
         mov     $SLOT_ENTRY_GATE_BROKEN, %eax
         jmp     publish_frame
-// rax = offset of the interrupted instruction. An interrupt's own handler begins again, as the kernel may have let the guest
-// run since it looked; a call that might have been left to the host becomes the kernel's.
+// A call that might have been left to the host becomes the kernel's.
 interrupted_undecided:
         mov     UCONTEXT_RDI(%rdx), %ecx
         cmp     $LEAVING, %ecx
         je      interrupted_wait
-        lea     signal_entry(%rip), %rax
-        cmp     $SIGNAL_INTERRUPT, %ecx
-        je      1f
-        lea     call_again(%rip), %rax
         cmp     $SIGNAL_SYS, %ecx
         jne     return_to_frame
-1:      mov     %rax, UCONTEXT_RIP(%rdx)
+        lea     call_again(%rip), %rax
+        mov     %rax, UCONTEXT_RIP(%rdx)
         jmp     return_to_frame
 private_wait_trapped:
         mov     SLOT_WAIT_RETURN(%rbx), %rax
