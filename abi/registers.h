@@ -38,7 +38,8 @@ struct Registers {
 };
 static_assert(sizeof(Registers) == 27 * 8);
 
-// EFLAGS. An instruction sets the arithmetic ones by its result; of exceptions, only faults leave RF.
+// EFLAGS. An instruction sets the arithmetic ones by its result; of exceptions, only faults leave
+// RF.
 inline constexpr uint64_t kOverflowFlag = 0x800;
 inline constexpr uint64_t kArithmeticFlags = 0xd5 | kOverflowFlag;
 inline constexpr uint64_t kZeroAndParityFlags = 0x44;

@@ -7,26 +7,9 @@
 //    not load anything from guest-writable memory.
 //  - One `syscall` instruction per purpose; the guest-thread filter names their addresses (filters.cc).
 // Jumping here with wild registers is expected; it can only do what the filters let any guest thread do.
+#include "platform/systrap/stub/calls.h"
 #include "platform/systrap/sysmsg/sysmsg.h"
 
-#define NR_LSEEK 8
-#define NR_MPROTECT 10
-#define NR_SIGRETURN 15
-#define NR_PWRITE64 18
-#define NR_CLONE 56
-#define NR_EXIT 60
-#define NR_GETPPID 110
-#define NR_SIGALTSTACK 131
-#define NR_PRCTL 157
-#define NR_FUTEX 202
-#define NR_SECCOMP 317
-#define FUTEX_WAIT_SHARED 0
-#define FUTEX_WAKE_SHARED 1
-#define FUTEX_WAIT_PRIVATE 128
-#define FUTEX_WAKE_PRIVATE 129
-#define FUTEX_WAIT_BITSET_PRIVATE 137
-#define FUTEX_WAKE_BITSET_PRIVATE 138
-#define FUTEX_WAIT_BITSET_PRIVATE_REALTIME (137 + 256)
 #define MINUS_EINTR -4
 #define MINUS_EFAULT -14
 #define MINUS_ETIMEDOUT -110
@@ -34,8 +17,6 @@
 #define SIGNAL_INTERRUPT 10
 #define SIGNAL_SYS 31
 #define AUDIT_ARCH_X86_64 0xc000003e
-// CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_PARENT
-#define CLONE_FLAGS (0x100 | 0x200 | 0x400 | 0x8000)
 #define SIGINFO_ARCH 28
 #define LEAVING (-1)
 #define UCONTEXT_STACK 16
@@ -91,8 +72,6 @@ stub_start:
         .size   stub_start, . - stub_start
 
         .balign 64
-#define CONTROL (stub_start + STUB_CONTROL)
-#define ORDERS (stub_start + STUB_ORDERS)
 
 // ---- A host signal: SIGSYS and the exceptions (the guest needs the kernel), or the interrupt signal. rdi = signal,
 // rsi = siginfo_t*, rdx = ucontext*; every register is in the frame, and the vector state. Nothing is blocked, and the thread
@@ -593,6 +572,7 @@ site_private_wake:
 // one that is about to sleep, or was woken and did not run yet, could not be woken in a few tries: try again after a while.
 // Clobbers rax rcx rdx rsi rdi r8 r11 r13. A worker that claims to sleep but is not in futex(2) yet is tried again:
 // the flag is read-only here, so waking is all that can be done. A worker looks at every slot after it sets its flag.
+        .globl  ring
 ring:
         xor     %r8d, %r8d
 ring_again:
@@ -649,6 +629,7 @@ site_exit:
         ud2
 
 // ---- A new stub thread: rbx = its slot, all signals blocked, nothing but registers used until the filter is on.
+        .globl  thread_start
 thread_start:
         lea     CONTROL(%rip), %r12
         lea     1f(%rip), %r9
@@ -664,6 +645,7 @@ thread_start:
         jmp     exit_thread
 
 // Asks for SIGKILL when the kernel process dies, and dies now if it is gone already. r9 = where to go on.
+        .globl  die_with_parent
 die_with_parent:
         mov     $1, %edi                // PR_SET_PDEATHSIG
         mov     $9, %esi
@@ -677,101 +659,5 @@ die_with_parent:
         cmp     CONTROL_PARENT(%r12), %eax
         jne     exit_thread
         jmp     *%r9
-
-// ---- The mapper: the stub process's first thread. rbp = order page, r12 = control page, r14 = acknowledgement file,
-// r15d = orders done, r13 = the current order. It reports by writing constants from the order page into a file that no
-// stub maps, and a new thread's id as that file's offset.
-        .globl mapper_start
-mapper_start:
-        lea     ORDERS(%rip), %rbp
-        lea     CONTROL(%rip), %r12
-        lea     1f(%rip), %r9
-        jmp     die_with_parent
-1:      mov     ORDERS_ACK_FD(%rbp), %r14d
-        xor     %r15d, %r15d
-mapper_wait:
-        cmp     %r15d, ORDERS_TAIL(%rbp)
-        jne     mapper_run
-        lea     ORDERS_TAIL(%rbp), %rdi
-        mov     $FUTEX_WAIT_SHARED, %esi
-        mov     %r15d, %edx
-        xor     %r10d, %r10d
-        mov     $NR_FUTEX, %eax
-        syscall
-        jmp     mapper_wait
-mapper_run:
-        mov     %r15d, %eax
-        and     $(ORDER_RING - 1), %eax
-        shl     $6, %eax
-        lea     ORDERS_ENTRIES(%rbp, %rax), %r13
-        mov     ORDER_NR(%r13), %rax
-        cmp     $ORDER_NR_CLONE, %rax
-        je      mapper_clone
-        mov     ORDER_ARGS+0(%r13), %rdi
-        mov     ORDER_ARGS+8(%r13), %rsi
-        mov     ORDER_ARGS+16(%r13), %rdx
-        mov     ORDER_ARGS+24(%r13), %r10
-        mov     ORDER_ARGS+32(%r13), %r8
-        mov     ORDER_ARGS+40(%r13), %r9
-        syscall
-        cmp     $-4095, %rax
-        jae     mapper_failed
-mapper_next:
-        inc     %r15d
-        cmp     %r15d, ORDERS_TAIL(%rbp)
-        jne     mapper_run
-mapper_ack:
-        mov     %r14d, %edi
-        lea     ORDER_SEQ(%r13), %rsi
-        mov     $8, %edx
-        mov     $ACK_DONE, %r10d
-        mov     $NR_PWRITE64, %eax
-        syscall
-mapper_ack_ring:
-        cmpl    $0, ORDERS_RING(%rbp)
-        je      mapper_wait
-        cmpl    $0, CONTROL_HOT(%r12)
-        jne     mapper_wait
-        lea     1f(%rip), %r9
-        jmp     ring
-1:      test    %r8d, %r8d
-        jz      mapper_wait
-        lea     ORDERS_TAIL(%rbp), %rdi
-        mov     $FUTEX_WAIT_SHARED, %esi
-        mov     %r15d, %edx
-        lea     CONTROL_PATIENCE(%r12), %r10
-        mov     $NR_FUTEX, %eax
-        syscall
-        cmp     %r15d, ORDERS_TAIL(%rbp)
-        jne     mapper_run
-        jmp     mapper_ack_ring
-mapper_failed:
-        mov     %r14d, %edi
-        lea     ORDER_SEQ(%r13), %rsi
-        mov     $8, %edx
-        mov     $ACK_FAILED, %r10d
-        mov     $NR_PWRITE64, %eax
-        syscall
-        jmp     mapper_next
-mapper_clone:
-        mov     ORDER_NR_CLONE_ARG_SLOT(%r13), %rbx
-        mov     $CLONE_FLAGS, %edi
-        xor     %esi, %esi
-        xor     %edx, %edx
-        xor     %r10d, %r10d
-        xor     %r8d, %r8d
-        mov     $NR_CLONE, %eax
-        syscall
-        test    %rax, %rax
-        jz      thread_start
-        mov     $0, %ecx
-        cmovs   %rcx, %rax
-        mov     %r14d, %edi
-        mov     %rax, %rsi
-        xor     %edx, %edx
-        mov     $NR_LSEEK, %eax
-        syscall
-        inc     %r15d
-        jmp     mapper_ack
 
         .section .note.GNU-stack, "", @progbits

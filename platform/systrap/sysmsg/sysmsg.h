@@ -33,8 +33,8 @@
 #define SLOT_SIZE 0x8000
 #define SLOT_COUNT 0x10000
 #define SLOT_STACK 0x1000  // the alternate signal stack fills the slot from here
-// In it, far below the host's frames of a signal or two, with room below for as many: the frame that
-// the kernel lays for a thread that waits in none, and an XSAVE image.
+// In it, far below the host's frames of a signal or two, with room below for as many: the frame
+// that the kernel lays for a thread that waits in none, and an XSAVE image.
 #define SLOT_LAID 0x3000
 #define SLOT_LAID_VECTOR 0x3400
 #define SLOT_LAID_END 0x6000
