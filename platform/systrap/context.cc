@@ -377,8 +377,12 @@ void SystrapContext::reset_vector_state() {
   vector_at_ = VectorAt::kHere;
 }
 
-// The thread has saved it at SLOT_LAID_VECTOR.
+// The thread has saved it at SLOT_LAID_VECTOR, and flags that the gate does not pass.
 void SystrapContext::read_saved_state(StubThread& thread) {
+  constexpr uint64_t kSticky = 0x244400;  // DF, NT, AC, ID
+  uint64_t sticky = thread.slot().flags & kSticky;
+  for (Registers* regs : {&regs_, &call_regs_})
+    regs->eflags = regs->r11 = (regs->eflags & ~kSticky) | sticky;
   const VectorState& vector = systrap_.vector_state();
   auto* state = reinterpret_cast<const std::byte*>(&thread.slot()) + SLOT_LAID_VECTOR;
   vector_.assign(state, state + vector.size());
@@ -486,6 +490,7 @@ bool SystrapContext::read_frame(StubThread& thread) {
       is_trapped_ = true;
       return true;
     case SIGUSR1:
+      thread.is_blocked = true;
       event_ = EventKind::kInterrupt;
       regs_.orig_rax = ~uint64_t{0};
       return true;
@@ -540,7 +545,7 @@ void SystrapContext::read_event(StubThread& thread) {
   give_back_protects();
   uint32_t entry = thread.slot().entry;
   const bool broken = entry == SLOT_ENTRY_GATE_BROKEN || entry == SLOT_ENTRY_BROKEN;
-  thread.is_blocked = broken || (entry == SLOT_ENTRY_TRAP && thread.slot().signo == SIGUSR1);
+  thread.is_blocked = broken;
   // An interrupt may have come before the thread loaded it: what its frame shows then is older.
   if (vector_at_ == VectorAt::kLaid) vector_at_ = broken ? VectorAt::kHere : VectorAt::kThread;
   bool ok = false;

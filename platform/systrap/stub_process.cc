@@ -140,6 +140,7 @@ void StubProcess::request_thread_locked() {
   thread->cpu_base_ns = 0;
   thread->scheduling_id = 0;
   thread->nice = 0;
+  thread->was_interrupted.store(false);
   systrap_.memory().discard_slot(thread->id());
   thread->slot().state.store(SLOT_STATE_PARKED);
   reset_slot(*thread);
@@ -264,8 +265,9 @@ void StubProcess::return_thread(StubThread& thread) {
     kill_locked("a task left while its thread was in the guest");
     return;
   }
-  // A nice value can't be taken back: the host would ask for a right that we have given up.
-  if (thread.nice > 0) {
+  // A nice value can't be taken back: the host would ask for a right that we have given up. An
+  // interrupt may still be on its way, and its frames may be anywhere on the stack.
+  if (thread.nice > 0 || thread.was_interrupted.load()) {
     kill_thread_locked(thread);
     return;
   }
@@ -287,6 +289,9 @@ void StubProcess::forget(SystrapContext& context) {
 }
 
 void StubProcess::interrupt_thread(StubThread& thread, uint64_t word) {
+  // Before a last look: return_thread() looks at it after the phase has changed.
+  thread.was_interrupted.store(true);
+  if (thread.phase().load() != word) return;
   send_signal(thread.pidfd, SIGUSR1);
   auto retry =
       make_ref<InterruptRetry>(systrap_.event_loop(), Ref<StubProcess>(*this), thread, word);

@@ -53,6 +53,8 @@ class StubThread {
 
   // An interrupt that came while the thread was being handed over.
   std::atomic<bool> interrupt_flag{false};
+  // Whether the host thread was ever sent the interrupt signal: then it is not used again.
+  std::atomic<bool> was_interrupted{false};
 
   // The rest belongs to the StubProcess, guarded by its lock, or to the worker that has claimed the
   // thread.

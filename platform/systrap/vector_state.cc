@@ -1,5 +1,6 @@
 #include "platform/systrap/vector_state.h"
 
+#include <cpuid.h>
 #include <signal.h>
 #include <ucontext.h>
 
@@ -41,6 +42,17 @@ void capture(int, siginfo_t*, void* context) {
   captured->resize(size);
 }
 
+// Whether the signal stack has room: two of the host's frames above what the kernel lays, two
+// below, and in between what XSAVE writes, which may be more than frames hold.
+bool fits(size_t size) {
+  constexpr size_t kRest = 0x280;  // of a frame
+  constexpr size_t kFrames = std::min(SLOT_SIZE - SLOT_LAID_END, SLOT_LAID - SLOT_STACK);
+  constexpr size_t kVector = SLOT_LAID_END - SLOT_LAID_VECTOR;
+  uint32_t eax, saved, ecx, edx;
+  if (__get_cpuid_count(0xd, 0, &eax, &saved, &ecx, &edx) == 0) return false;
+  return 2 * (size + kRest) <= kFrames && std::max<size_t>(size, saved) <= kVector;
+}
+
 }  // namespace
 
 Result<VectorState> VectorState::learn() {
@@ -59,8 +71,7 @@ Result<VectorState> VectorState::learn() {
   VectorState result;
   SoftwareBytes software{};
   if (image.size() > kFxsaveSize) memcpy(&software, image.data() + kSoftware, sizeof software);
-  if (software.magic1 != kMagic1 || image.size() > SLOT_LAID_END - SLOT_LAID_VECTOR)
-    return Errno(ENOTSUP);
+  if (software.magic1 != kMagic1 || !fits(image.size())) return Errno(ENOTSUP);
   result.features_ = software.features;
   memcpy(&result.mxcsr_mask_, image.data() + kMxcsrMask, 4);
   if (result.mxcsr_mask_ == 0) result.mxcsr_mask_ = 0xffbf;

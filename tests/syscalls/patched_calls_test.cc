@@ -349,6 +349,29 @@ TEST_F(PatchedCalls, TextThatCouldBeWritten) {
   FAIL() << "the text was not found";
 }
 
+// A flag that calls do not pass, as nothing but popf changes it, is in a handler's frame and stays.
+uint64_t flags_in_handler = 0;
+
+TEST_F(PatchedCalls, TheIdFlagIsInHandlersFrames) {
+  constexpr uint64_t kId = 1 << 21;
+  struct sigaction action {};
+  action.sa_flags = SA_SIGINFO;
+  action.sa_sigaction = [](int, siginfo_t*, void* context) {
+    flags_in_handler =
+        static_cast<uint64_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL]);
+  };
+  must(sigaction(SIGUSR1, &action, nullptr), "sigaction");
+  for (int i = 0; i < 2 * kEnough; ++i) {
+    bool wanted = i % 2 == 0;
+    uint64_t flags = __builtin_ia32_readeflags_u64();
+    __builtin_ia32_writeeflags_u64(wanted ? flags | kId : flags & ~kId);
+    raise(SIGUSR1);
+    ASSERT_EQ((flags_in_handler & kId) != 0, wanted);
+    ASSERT_EQ((__builtin_ia32_readeflags_u64() & kId) != 0, wanted);
+  }
+  signal(SIGUSR1, SIG_DFL);
+}
+
 // The program's own file, mapped a second time elsewhere: it works there too.
 TEST_F(PatchedCalls, ASecondMappingOfTheFile) {
   std::ifstream maps("/proc/self/maps");

@@ -42,6 +42,7 @@
 #define UCONTEXT_FPSTATE 224
 #define UCONTEXT_SIGMASK 296
 #define USER_SS 0x2b
+#define FLAGS_KEPT_BY_HOST 0x204000     // ID and NT: rt_sigreturn(2) leaves them as they are
 #define CPU_NODE_SEGMENT 0x7b
 // The registers that a call passes in SLOT_REGS as they are; rbx, rsp and the flags need care.
 #define EACH_REGISTER(DO) \
@@ -182,8 +183,8 @@ interrupted_undecided:
         jmp     return_to_frame
 private_wait_trapped:
         mov     SLOT_WAIT_RETURN(%rbx), %rax
-        mov     %rax, UCONTEXT_RIP(%rdx)
         mov     %rax, UCONTEXT_RCX(%rdx)
+        mov     %rax, UCONTEXT_RIP(%rdx)        // last: call_again comes here by it
         movl    $0, SLOT_WAITING(%rbx)
         cmp     $SIGNAL_SYS, %edi
         je      call_trapped
@@ -434,7 +435,10 @@ resume_guest:
         lea     (%rbx, %rax), %rsp
         cmp     $SLOT_RESUME_BY_HOST, %ecx
         jne     leave
-        push    $0x202
+        mov     UCONTEXT_RFLAGS(%rsp), %eax
+        and     $FLAGS_KEPT_BY_HOST, %eax
+        or      $0x202, %eax
+        push    %rax
         popfq
         mov     %rsp, %rbp
         lea     UCONTEXT_STACK(%rsp), %rdi
@@ -487,10 +491,13 @@ leave:
         mov     UCONTEXT_RCX(%rbp), %rcx
         mov     UCONTEXT_RBP(%rbp), %rbp
         iretq
-// The kernel needs the vector state of a thread that waits in the gate; the CPU keeps it. The stack goes below it first, so that
+// The kernel needs the vector state of a thread that waits in the gate, and the flags that the gate does not pass; the CPU keeps
+// both. The stack goes below it first, so that
 // the host's frames do not come over it.
 save:
         lea     SLOT_LAID(%rbx), %rsp
+        pushfq
+        popq    SLOT_FLAGS(%rbx)
         mov     $-1, %eax
         mov     $-1, %edx
         xsave64 SLOT_LAID_VECTOR(%rbx)

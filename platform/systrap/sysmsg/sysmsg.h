@@ -65,6 +65,7 @@
 #define SLOT_SELF 64          // u64: the slot's address in the stub
 #define SLOT_GATE 72          // u64: address of the stub's call gate
 #define SLOT_WAIT_RETURN 80   // u64: where the guest goes on after a private wait
+#define SLOT_FLAGS 88         // u64: with SLOT_ENTRY_SAVED; the arithmetic ones mean nothing
 #define SLOT_REGS 128         // the caller's other registers: REGS_*
 #define SLOT_RESUME_FS 256    // u64: for resumption by a frame
 #define SLOT_RESUME_GS 264    // u64
@@ -200,6 +201,7 @@ struct Slot {
   alignas(64) uint64_t self;
   uint64_t gate;
   uint64_t wait_return;
+  uint64_t flags;
   alignas(64) CallRegisters regs;
   alignas(64) uint64_t resume_fs;
   uint64_t resume_gs;

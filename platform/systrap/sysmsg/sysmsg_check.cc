@@ -12,6 +12,7 @@ static_assert(offsetof(Slot, signo) == SLOT_SIGNO && SLOT_RIP + 8 <= 64);
 static_assert(offsetof(Slot, rax) == SLOT_RAX && offsetof(Slot, rip) == SLOT_RIP);
 static_assert(offsetof(Slot, self) == SLOT_SELF && offsetof(Slot, gate) == SLOT_GATE);
 static_assert(offsetof(Slot, wait_return) == SLOT_WAIT_RETURN);
+static_assert(offsetof(Slot, flags) == SLOT_FLAGS);
 static_assert(offsetof(Slot, regs) == SLOT_REGS && offsetof(Slot, call) == SLOT_CALL);
 static_assert(offsetof(Slot, resume_fs) == SLOT_RESUME_FS);
 static_assert(offsetof(Slot, resume_gs) == SLOT_RESUME_GS);
