@@ -9,6 +9,8 @@ namespace {
 
 constexpr uint64_t kRedZone = 128;
 constexpr uint64_t kFlagTrap = 1 << 8, kFlagDirection = 1 << 10, kFlagResume = 1 << 16;
+// Flags that only popf changes.
+constexpr uint64_t kFlagNested = 1 << 14, kFlagId = 1 << 21;
 // What rt_sigreturn may change in eflags. Linux: FIX_EFLAGS.
 constexpr uint64_t kRestorableFlags =
     0x1 | 0x4 | 0x10 | 0x40 | 0x80 | kFlagTrap | kFlagDirection | 0x800 | kFlagResume | (1 << 18);
@@ -121,7 +123,8 @@ Result<void> build_signal_frame(MemoryManager& mm, Registers& regs,
 }
 
 Result<RestoredFrame> restore_signal_frame(MemoryManager& mm, Registers& regs,
-                                           size_t vector_state_size, GuestAddr max_address) {
+                                           size_t vector_state_size, GuestAddr max_address,
+                                           bool flags_known) {
   uint64_t frame_addr = regs.rsp - sizeof(uint64_t);
   UContext uc = TRY(mm.copy_in(UserIn<UContext>(frame_addr + offsetof(RtSigFrame, uc))));
   const SigContext& context = uc.context;
@@ -165,7 +168,10 @@ Result<RestoredFrame> restore_signal_frame(MemoryManager& mm, Registers& regs,
   regs.rcx = context.rcx;
   regs.rsp = context.rsp;
   regs.rip = context.rip;
-  regs.eflags = (regs.eflags & ~kRestorableFlags) | (context.eflags & kRestorableFlags);
+  // A patched call does not say how these are; what they were before the handler is as good a
+  // guess.
+  const uint64_t restored = kRestorableFlags | (flags_known ? 0 : kFlagNested | kFlagId);
+  regs.eflags = (regs.eflags & ~restored) | (context.eflags & restored);
   regs.cs = kUserCs;
   regs.ss = kUserSs;
   regs.orig_rax = ~0ull;

@@ -33,8 +33,10 @@ struct RestoredFrame {
   std::vector<std::byte> vector_state;  // empty: the initial state
 };
 // Undoes it: `regs` become those of the frame at rsp - 8. EFAULT: not readable, or not a frame.
+// `flags_known`: regs.eflags has all of the caller's flags.
 Result<RestoredFrame> restore_signal_frame(MemoryManager& mm, Registers& regs,
-                                           size_t vector_state_size, GuestAddr max_address);
+                                           size_t vector_state_size, GuestAddr max_address,
+                                           bool flags_known);
 
 bool is_on_signal_stack(const SignalStack& stack, GuestAddr sp);
 // SS_ONSTACK, SS_DISABLE or 0, as sigaltstack(2) reports it.

@@ -167,8 +167,9 @@ SyscallResult sys_rt_sigtimedwait(CurrentTask& task, UserIn<uint64_t> set, UserO
 SyscallResult sys_rt_sigreturn(CurrentTask& task) {
   platform::Platform& platform = task.kernel().platform();
   Task& self = task.task();
-  Result<RestoredFrame> restored = restore_signal_frame(
-      task.mm(), task.regs(), platform.vector_state_size(), platform.max_user_address());
+  Result<RestoredFrame> restored =
+      restore_signal_frame(task.mm(), task.regs(), platform.vector_state_size(),
+                           platform.max_user_address(), self.context->is_trapped());
   if (!restored.ok()) {
     if (restored.error() == Errno(kEMEMORYLIMIT)) return restored.error();
     // Linux: bad frame; the handler of SIGSEGV runs, if it can.
