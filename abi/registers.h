@@ -40,10 +40,15 @@ static_assert(sizeof(Registers) == 27 * 8);
 
 // EFLAGS. An instruction sets the arithmetic ones by its result; of exceptions, only faults leave
 // RF.
-inline constexpr uint64_t kOverflowFlag = 0x800;
+inline constexpr uint64_t kTrapFlag = 1 << 8;
+inline constexpr uint64_t kDirectionFlag = 1 << 10;
+inline constexpr uint64_t kOverflowFlag = 1 << 11;
+inline constexpr uint64_t kNestedTaskFlag = 1 << 14;
+inline constexpr uint64_t kResumeFlag = 1 << 16;
+inline constexpr uint64_t kAlignmentFlag = 1 << 18;
+inline constexpr uint64_t kIdFlag = 1 << 21;
 inline constexpr uint64_t kArithmeticFlags = 0xd5 | kOverflowFlag;
 inline constexpr uint64_t kZeroAndParityFlags = 0x44;
-inline constexpr uint64_t kResumeFlag = 0x10000;
 
 // The arithmetic flags as `lahf; seto %al` leave them in ax: lahf's byte in bits 8 to 15, OF in
 // bit 0.

@@ -8,12 +8,9 @@ namespace caisson {
 namespace {
 
 constexpr uint64_t kRedZone = 128;
-constexpr uint64_t kFlagTrap = 1 << 8, kFlagDirection = 1 << 10, kFlagResume = 1 << 16;
-// Flags that only popf changes.
-constexpr uint64_t kFlagNested = 1 << 14, kFlagId = 1 << 21;
 // What rt_sigreturn may change in eflags. Linux: FIX_EFLAGS.
 constexpr uint64_t kRestorableFlags =
-    0x1 | 0x4 | 0x10 | 0x40 | 0x80 | kFlagTrap | kFlagDirection | 0x800 | kFlagResume | (1 << 18);
+    kArithmeticFlags | kTrapFlag | kDirectionFlag | kResumeFlag | kAlignmentFlag;
 
 bool uses_extended_state(size_t vector_state_size) { return vector_state_size > kFpLegacySize; }
 
@@ -117,7 +114,7 @@ Result<void> build_signal_frame(MemoryManager& mm, Registers& regs,
   regs.rsp = frame_addr;
   regs.cs = kUserCs;
   regs.ss = kUserSs;
-  regs.eflags &= ~(kFlagDirection | kFlagResume | kFlagTrap);
+  regs.eflags &= ~(kDirectionFlag | kResumeFlag | kTrapFlag);
   regs.orig_rax = ~0ull;
   return {};
 }
@@ -170,7 +167,7 @@ Result<RestoredFrame> restore_signal_frame(MemoryManager& mm, Registers& regs,
   regs.rip = context.rip;
   // A patched call does not say how these are; what they were before the handler is as good a
   // guess.
-  const uint64_t restored = kRestorableFlags | (flags_known ? 0 : kFlagNested | kFlagId);
+  const uint64_t restored = kRestorableFlags | (flags_known ? 0 : kNestedTaskFlag | kIdFlag);
   regs.eflags = (regs.eflags & ~restored) | (context.eflags & restored);
   regs.cs = kUserCs;
   regs.ss = kUserSs;

@@ -97,8 +97,10 @@ void SystrapContext::release_thread() {
 }
 
 void SystrapContext::attach(RefOrNull<platform::AddressSpace> space) {
-  if (thread_.load() != nullptr && has_vector_state()) take_vector_state();
-  vector_at_ = VectorAt::kHere;
+  if (has_vector_state())
+    take_vector_state();
+  else
+    reset_vector_state();
   give_back_protects();
   call_count_ = 0;
   release_thread();
@@ -379,7 +381,7 @@ void SystrapContext::reset_vector_state() {
 
 // The thread has saved it at SLOT_LAID_VECTOR, and flags that the gate does not pass.
 void SystrapContext::read_saved_state(StubThread& thread) {
-  constexpr uint64_t kSticky = 0x244400;  // DF, NT, AC, ID
+  constexpr uint64_t kSticky = kDirectionFlag | kNestedTaskFlag | kAlignmentFlag | kIdFlag;
   uint64_t sticky = thread.slot().flags & kSticky;
   for (Registers* regs : {&regs_, &call_regs_})
     regs->eflags = regs->r11 = (regs->eflags & ~kSticky) | sticky;

@@ -35,7 +35,6 @@ Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
   if ((getauxval(AT_HWCAP2) & kHwcap2Fsgsbase) == 0) return Errno(ENOTSUP);
   signal(SIGCHLD, SIG_IGN);  // stubs are reaped by the host; their deaths are seen by pidfd
   std::unique_ptr<Systrap> systrap(new Systrap(TRY(VectorState::learn())));
-  if (systrap->vector_state_.size() > SLOT_SIZE - SLOT_STACK - 4096) return Errno(ENOTSUP);
   systrap->event_loop_ = options.event_loop;
   systrap->on_fatal_ = options.on_fatal;
   CPU_ZERO(&systrap->cpus_);

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "platform/systrap/context.h"
@@ -278,48 +279,6 @@ TEST_F(PatchedCallTest, OtherInstructionsInThePatchAreInvalidOpcodes) {
   }
 }
 
-// Wherever an interrupt comes, the guest is somewhere in its own text.
-TEST_F(PatchedCallTest, InterruptsDoNotShowTheCodeBehindPatches) {
-  if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
-  auto space = MUST(systrap_->new_address_space(0));
-  auto context = make_patched(space, kReadLoop, {{0, kXor, 0}, {14, kMov, 39}});
-  std::atomic<bool> done{false};
-  std::atomic<int> calls{0};
-  int interrupts = 0;
-  std::thread other([&] {
-    for (int seen = 0; !done;) {
-      if (calls == seen) continue;  // it may take the host long to run the guest
-      seen = calls;
-      for (int i = std::rand() % 300; i > 0; --i) __builtin_ia32_pause();
-      context->interrupt();
-    }
-  });
-  bool ok = true;
-  for (int i = 0; i < 500'000 && interrupts < 1000 && ok; ++i) {
-    context->resume();
-    Context* got = next();
-    uint64_t at = context->regs().rip - kCode;
-    ok = got == context.get() && at < sizeof kReadLoop;
-    if (context->event() == EventKind::kSyscall) {
-      ++calls;
-      ok = ok && (at == 4 || at == 21);
-      context->regs().rax = calls % 2 == 0 ? static_cast<uint64_t>(-1) : 1;
-    } else if (context->event() == EventKind::kFault) {
-      ok = ok && at == 4 && context->fault().signo == SIGILL;  // for the kernel above to mend
-      context->regs().rip = kCode;
-    } else {
-      ++interrupts;
-      ok = ok && context->event() == EventKind::kInterrupt;
-    }
-    EXPECT_TRUE(ok) << "at " << at << " event " << static_cast<int>(context->event());
-  }
-  done = true;
-  other.join();
-  EXPECT_GT(calls, 0);
-  EXPECT_GT(interrupts, 0);
-  context->attach(nullptr);
-}
-
 // Interrupts, soon after each of `calls` that the guest is given.
 class Interrupter {
  public:
@@ -343,6 +302,39 @@ class Interrupter {
   std::thread thread_;
 };
 
+// Wherever an interrupt comes, the guest is somewhere in its own text.
+TEST_F(PatchedCallTest, InterruptsDoNotShowTheCodeBehindPatches) {
+  if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
+  auto space = MUST(systrap_->new_address_space(0));
+  auto context = make_patched(space, kReadLoop, {{0, kXor, 0}, {14, kMov, 39}});
+  int interrupts = 0;
+  std::optional<Interrupter> other(std::in_place, *context);
+  std::atomic<int>& calls = other->calls;
+  bool ok = true;
+  for (int i = 0; i < 500'000 && interrupts < 1000 && ok; ++i) {
+    context->resume();
+    Context* got = next();
+    uint64_t at = context->regs().rip - kCode;
+    ok = got == context.get() && at < sizeof kReadLoop;
+    if (context->event() == EventKind::kSyscall) {
+      ++calls;
+      ok = ok && (at == 4 || at == 21);
+      context->regs().rax = calls % 2 == 0 ? static_cast<uint64_t>(-1) : 1;
+    } else if (context->event() == EventKind::kFault) {
+      ok = ok && at == 4 && context->fault().signo == SIGILL;  // for the kernel above to mend
+      context->regs().rip = kCode;
+    } else {
+      ++interrupts;
+      ok = ok && context->event() == EventKind::kInterrupt;
+    }
+    EXPECT_TRUE(ok) << "at " << at << " event " << static_cast<int>(context->event());
+  }
+  EXPECT_GT(calls, 0);
+  EXPECT_GT(interrupts, 0);
+  other.reset();
+  context->attach(nullptr);
+}
+
 // Calls that are patched, and calls that trap.
 class InterruptedCallTest : public PatchedCallTest, public testing::WithParamInterface<bool> {
  protected:
@@ -350,11 +342,24 @@ class InterruptedCallTest : public PatchedCallTest, public testing::WithParamInt
                                       std::span<const uint8_t> code, Patch patch) {
     return GetParam() ? make_patched(space, code, {patch}) : make(space, code);
   }
+  // Lets the guest run until its next call; what interrupts it on the way is counted.
+  testing::AssertionResult next_call(Context& context, size_t code_size) {
+    for (;;) {
+      context.resume();
+      if (next() != &context) return testing::AssertionFailure() << "another context";
+      if (context.event() == EventKind::kSyscall) return testing::AssertionSuccess();
+      if (context.event() != EventKind::kInterrupt || context.regs().rip - kCode >= code_size)
+        return testing::AssertionFailure() << "event " << static_cast<int>(context.event())
+                                           << std::hex << " at " << context.regs().rip;
+      ++interrupts_;
+    }
+  }
   uint64_t stored() const {
     uint64_t value;
     memcpy(&value, bytes_ + 0x2000, sizeof value);
     return value;
   }
+  int interrupts_ = 0;
 };
 INSTANTIATE_TEST_SUITE_P(, InterruptedCallTest, testing::Bool(),
                          [](const auto& info) { return info.param ? "Patched" : "Trapped"; });
@@ -370,18 +375,11 @@ TEST_P(InterruptedCallTest, VectorStateThatWasWrittenArrives) {
   auto context = make_calls(space, kStore, {0, kMov, 39});
   std::vector<std::byte> state(systrap_->vector_state_size());
   context->read_vector_state(state);
-  int interrupts = 0;
   {
     Interrupter other(*context);
     uint64_t written = 0;
-    for (int i = 0; i < 200'000 && interrupts < 1000; ++i) {
-      context->resume();
-      ASSERT_EQ(next(), context.get());
-      if (context->event() == EventKind::kInterrupt) {
-        ++interrupts;
-        continue;
-      }
-      ASSERT_EQ(context->event(), EventKind::kSyscall);
+    for (int i = 0; i < 200'000 && interrupts_ < 1000; ++i) {
+      ASSERT_TRUE(next_call(*context, sizeof kStore));
       if (other.calls > 0) {
         ASSERT_EQ(stored(), written);
       }
@@ -392,7 +390,7 @@ TEST_P(InterruptedCallTest, VectorStateThatWasWrittenArrives) {
       ++other.calls;
     }
   }
-  EXPECT_GT(interrupts, 0);
+  EXPECT_GT(interrupts_, 100);
   context->attach(nullptr);
 }
 
@@ -404,24 +402,15 @@ TEST_P(InterruptedCallTest, EverythingElseStays) {
   constexpr uint8_t kCount[] = {0xfd, 0x48, 0xff, 0xc3, 0x66, 0x48, 0x0f, 0x6e, 0xc3,
                                 0xb8, 39,   0,    0,    0,    0x0f, 0x05, 0x66, 0x0f,
                                 0xd6, 0x04, 0x25, 0x00, 0x00, 0x50, 0x00, 0xeb, 0xe5};
-  constexpr uint64_t kDirectionFlag = 0x400;
   auto space = MUST(systrap_->new_address_space(0));
   auto context = make_calls(space, kCount, {9, kMov, 39});
   Registers& regs = context->regs();
   std::vector<std::byte> state(systrap_->vector_state_size());
-  int interrupts = 0;
   {
     Interrupter other(*context);
     uint64_t count = 0;
-    for (int i = 0; i < 200'000 && interrupts < 2000; ++i) {
-      context->resume();
-      ASSERT_EQ(next(), context.get());
-      if (context->event() == EventKind::kInterrupt) {
-        ++interrupts;
-        ASSERT_LT(regs.rip - kCode, sizeof kCount);
-        continue;
-      }
-      ASSERT_EQ(context->event(), EventKind::kSyscall);
+    for (int i = 0; i < 200'000 && interrupts_ < 2000; ++i) {
+      ASSERT_TRUE(next_call(*context, sizeof kCount));
       ASSERT_EQ(regs.rbx, ++count);
       if (count > 1) {
         ASSERT_EQ(stored(), count - 1);
@@ -442,7 +431,7 @@ TEST_P(InterruptedCallTest, EverythingElseStays) {
       ++other.calls;
     }
   }
-  EXPECT_GT(interrupts, 0);
+  EXPECT_GT(interrupts_, 100);
   context->attach(nullptr);
 }
 

@@ -28,6 +28,7 @@ struct SoftwareBytes {
   uint32_t padding[7];
 };
 constexpr uint32_t kMagic1 = 0x46505853;
+constexpr size_t kMagic2Size = 4;  // at the end
 
 std::vector<std::byte>* captured;
 
@@ -66,12 +67,13 @@ Result<VectorState> VectorState::learn() {
   raise(SIGUSR2);
   sigaction(SIGUSR2, &before, nullptr);
   captured = nullptr;
-  if (image.size() == 64 * 1024) return Errno(ENOTSUP);
 
+  SoftwareBytes software;
+  memcpy(&software, image.data() + kSoftware, sizeof software);
+  if (software.magic1 != kMagic1 || image.size() < kHeader + kHeaderSize + kMagic2Size ||
+      !fits(image.size()))
+    return Errno(ENOTSUP);
   VectorState result;
-  SoftwareBytes software{};
-  if (image.size() > kFxsaveSize) memcpy(&software, image.data() + kSoftware, sizeof software);
-  if (software.magic1 != kMagic1 || !fits(image.size())) return Errno(ENOTSUP);
   result.features_ = software.features;
   memcpy(&result.mxcsr_mask_, image.data() + kMxcsrMask, 4);
   if (result.mxcsr_mask_ == 0) result.mxcsr_mask_ = 0xffbf;
@@ -84,8 +86,8 @@ Result<VectorState> VectorState::learn() {
   memcpy(initial.data() + kMxcsr, &mxcsr, sizeof mxcsr);
   memcpy(initial.data() + kMxcsrMask, &result.mxcsr_mask_, 4);
   memcpy(initial.data() + kSoftware, image.data() + kSoftware, kFxsaveSize - kSoftware);
-  if (software.magic1 == kMagic1 && image.size() >= 4)
-    memcpy(initial.data() + image.size() - 4, image.data() + image.size() - 4, 4);
+  const size_t end = image.size() - kMagic2Size;
+  memcpy(initial.data() + end, image.data() + end, kMagic2Size);
   return result;
 }
 
@@ -95,13 +97,13 @@ void VectorState::sanitize(std::span<std::byte> image) const {
   mxcsr &= mxcsr_mask_;
   memcpy(image.data() + kMxcsr, &mxcsr, 4);
   memcpy(image.data() + kSoftware, initial_.data() + kSoftware, kFxsaveSize - kSoftware);
-  if (image.size() <= kHeader + kHeaderSize) return;
   uint64_t present;
   memcpy(&present, image.data() + kHeader, 8);
   present &= features_;
   memset(image.data() + kHeader, 0, kHeaderSize);
   memcpy(image.data() + kHeader, &present, 8);
-  memcpy(image.data() + image.size() - 4, initial_.data() + image.size() - 4, 4);
+  const size_t end = image.size() - kMagic2Size;
+  memcpy(image.data() + end, initial_.data() + end, kMagic2Size);
 }
 
 }  // namespace caisson::systrap

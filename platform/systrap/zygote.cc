@@ -161,7 +161,6 @@ struct Child {
         action.flags = SA_SIGINFO | SA_ONSTACK | kSaRestorer;
         if (signal != SIGUSR1) action.flags |= SA_NODEFER;
         action.restorer = base + stub_header().restorer;
-        action.mask = 0;
       }
       must(raw_syscall(SYS_rt_sigaction, signal, raw_arg(&action), 0, 8).ok());
     }

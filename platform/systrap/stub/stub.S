@@ -492,8 +492,7 @@ leave:
         mov     UCONTEXT_RBP(%rbp), %rbp
         iretq
 // The kernel needs the vector state of a thread that waits in the gate, and the flags that the gate does not pass; the CPU keeps
-// both. The stack goes below it first, so that
-// the host's frames do not come over it.
+// both. The stack goes below it first, so that the host's frames do not come over it.
 save:
         lea     SLOT_LAID(%rbx), %rsp
         pushfq
