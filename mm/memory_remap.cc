@@ -12,6 +12,7 @@ namespace {
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
+constexpr uint64_t kLinuxTaskSize = (uint64_t{1} << 47) - kPageSize;  // ours ends earlier
 }  // namespace
 
 Result<GuestAddr> MemoryManager::mremap(GuestAddr old_addr, uint64_t old_length,
@@ -20,17 +21,17 @@ Result<GuestAddr> MemoryManager::mremap(GuestAddr old_addr, uint64_t old_length,
   bool fixed = (flags & MREMAP_FIXED) != 0;
   bool keep_old = (flags & MREMAP_DONTUNMAP) != 0;
   bool may_move = (flags & MREMAP_MAYMOVE) != 0;
-  if ((fixed || keep_old) && !may_move) return Errno(EINVAL);
-  if (keep_old && old_length != new_length) return Errno(EINVAL);
   if (!is_page_aligned(old_addr)) return Errno(EINVAL);
   old_length = page_up(old_length);
   new_length = page_up(new_length);
-  if (new_length == 0 || new_length > max_addr_) return Errno(EINVAL);
+  if (new_length == 0 || new_length > kLinuxTaskSize) return Errno(EINVAL);
+  if (new_length > max_addr_) return Errno((fixed || keep_old) ? EINVAL : ENOMEM);
   if (fixed || keep_old) {
+    if (!may_move) return Errno(EINVAL);
     if (!is_page_aligned(new_addr) || new_addr > max_addr_ - new_length) return Errno(EINVAL);
+    if (keep_old && old_length != new_length) return Errno(EINVAL);
+    if (old_addr < new_addr + new_length && new_addr < old_addr + old_length) return Errno(EINVAL);
     if (fixed && new_addr < min_addr_) return Errno(EPERM);
-    if (fixed && old_addr < new_addr + new_length && new_addr < old_addr + old_length)
-      return Errno(EINVAL);
   }
 
   Garbage garbage(*this);
@@ -47,7 +48,7 @@ Result<GuestAddr> MemoryManager::move_all_locked(GuestAddr old_addr, uint64_t le
   GuestAddr end = old_addr + length;
   auto it = vmas_.find(old_addr);
   if (it == vmas_.end() || end < old_addr) return Errno(EFAULT);
-  for (GuestAddr at = old_addr; it != vmas_.end() && it->second.start < end;
+  for (GuestAddr at = old_addr; at < end && it != vmas_.end() && it->second.start < end;
        it = vmas_.first_ending_after(at)) {
     GuestAddr start = std::max(at, it->second.start);
     uint64_t part = std::min(end, it->second.end) - start;
@@ -70,14 +71,16 @@ Result<GuestAddr> MemoryManager::remap_locked(GuestAddr old_addr, uint64_t old_l
   if (it == vmas_.end()) return Errno(EFAULT);
   const Vma& vma = it->second;
   if (old_length == 0 && !vma.is_shared()) return Errno(EINVAL);
+  if (old_length > new_length && old_length > max_addr_ - old_addr) return Errno(EINVAL);
   bool in_place = !fixed && !keep_old;
   if (in_place && new_length <= old_length && old_length != 0) {
-    if (old_length > max_addr_ - old_addr) return Errno(EFAULT);
     if (new_length < old_length)
       remove_locked(old_addr + new_length, old_addr + old_length, garbage);
     return old_addr;
   }
-  if (old_length > vma.end - old_addr) return Errno(EFAULT);
+  // Of a range that shrinks on its way only what arrives must be one mapping.
+  if ((fixed ? std::min(old_length, new_length) : old_length) > vma.end - old_addr)
+    return Errno(EFAULT);
   if (vma.file && vma.file_offset(old_addr) + new_length < new_length) return Errno(EINVAL);
   uint64_t added = new_length > old_length ? new_length - old_length : 0;
   if (vma.has(kVmaLocked) && locked_bytes_locked(0, max_addr_) + added > limits_.locked)
@@ -165,6 +168,7 @@ Result<void> MemoryManager::move_locked(GuestAddr old_addr, uint64_t old_length,
   }
   // A new tail, and what a duplicated shared mapping shows. Without memory it is backed by faults.
   (void)back_locked(made, new_addr, new_addr + new_length).ok();
+  merge_vmas_locked(old_addr, old_end);  // what stays
   return {};
 }
 

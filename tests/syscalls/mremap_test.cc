@@ -143,6 +143,50 @@ TEST(Mremap, BadAddressesAndSizes) {
   EXPECT_THAT(remap(room.page(0), 2 * kPageSize, 3 * kPageSize, kMove), FailsWith(EFAULT));
 }
 
+TEST(Mremap, WhatIsKeptMustNotOverlapWhatIsMade) {
+  Room room(4);
+  EXPECT_THAT(remap(room.page(0), 2 * kPageSize, 2 * kPageSize, kKeep, room.page(1)),
+              FailsWith(EINVAL));
+  EXPECT_THAT(remap(room.page(1), 2 * kPageSize, 2 * kPageSize, kKeep, room.page(0)),
+              FailsWith(EINVAL));
+}
+
+TEST(Mremap, ShrinksOnItsWayToAFixedPlace) {
+  Room room(8);
+  room.page(0)[0] = 'a';
+  room.clear(1, 2);
+  // Only what arrives must be mapped as one.
+  EXPECT_THAT(remap(room.page(0), 3 * kPageSize, kPageSize, kFixed, room.page(5)),
+              SucceedsWith(address(room.page(5))));
+  EXPECT_EQ(room.page(5)[0], 'a');
+  EXPECT_FALSE(is_mapped(room.page(0)));
+  EXPECT_TRUE(is_mapped(room.page(3)));
+}
+
+TEST(Mremap, OldSizesBeyondTheAddressSpace) {
+  for (size_t old_size : {size_t{1} << 47, size_t{1} << 62, ~size_t{0} & ~(kPageSize - 1)}) {
+    Room room(8);
+    room.page(4)[0] = 'a';
+    EXPECT_THAT(remap(room.page(4), old_size, kPageSize, 0), FailsWith(EINVAL)) << old_size;
+    EXPECT_THAT(remap(room.page(4), old_size, kPageSize, kFixed, room.page(0)), FailsWith(EINVAL))
+        << old_size;
+    EXPECT_EQ(room.page(4)[0], 'a');
+  }
+}
+
+TEST(Mremap, DontUnmapOfAPartLeavesOneMapping) {
+  UniqueFd fd(memfd_create("part", 0));
+  must(ftruncate(fd.get(), 8 * kPageSize), "ftruncate");
+  Mapping file = Mapping::map(6 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  Room room(2);
+  ASSERT_THAT(remap(file.page(1), 2 * kPageSize, 2 * kPageSize, kKeep | MREMAP_FIXED, room.page(0)),
+              SucceedsWith(address(room.page(0))));
+  room.page(0)[0] = 'p';
+  EXPECT_EQ(file.page(1)[0], 'p');
+  // An in-place change of several mappings would be refused.
+  EXPECT_THAT(remap(file.page(0), 6 * kPageSize, 8 * kPageSize, kMove), Succeeds());
+}
+
 TEST(Mremap, ZeroOldSizeDuplicatesSharedMappingsOnly) {
   Mapping shared = Mapping::shared(2 * kPageSize);
   shared.page(1)[0] = 's';
