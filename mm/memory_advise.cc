@@ -145,6 +145,7 @@ Result<void> MemoryManager::advise_vma_locked(VmaSet::iterator it, GuestAddr sta
   FlagChange change;
   if (flag_change(advice, &change)) {
     if (advice == MADV_WIPEONFORK && (vma.file || vma.is_shared())) return Errno(EINVAL);
+    if (advice == MADV_MERGEABLE && vma.is_shared()) return {};  // never are
     if ((vma.flags & change.clear) == 0 && (vma.flags & change.set) == change.set) return {};
     if ((vma.start < start || vma.end > end) && near_mapping_limit()) return Errno(ENOMEM);
     vmas_.split(start);
@@ -236,7 +237,7 @@ Result<void> MemoryManager::populate_advice(GuestAddr start, GuestAddr end, bool
       WriteLock lock(mappings_);
       auto it = vmas_.find(at);
       if (it == vmas_.end()) return Errno(ENOMEM);
-      int needed = for_write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC;
+      int needed = for_write ? PROT_WRITE : PROT_READ;
       if ((it->second.prot & needed) == 0) return Errno(EINVAL);
       auto pma = pmas_.find(at);
       backed = pma != pmas_.end() && (!for_write || (pma->second.prot & PROT_WRITE) != 0 ||
@@ -298,14 +299,18 @@ Result<void> MemoryManager::msync(GuestAddr addr, uint64_t length, int flags) {
   length = page_up(length);
   GuestAddr end = addr + length;
   if (end < addr) return Errno(ENOMEM);
-  // Shared memory is the file's memory, so there is nothing to write back.
+  // Shared memory is the file's memory, so there is nothing to write back. Holes are reported at
+  // the end, but for MS_ASYNC alone.
   ReadLock lock(mappings_);
+  bool hole = false;
   for (GuestAddr at = addr; at < end;) {
-    auto it = vmas_.find(at);
-    if (it == vmas_.end()) return Errno(ENOMEM);
+    auto it = vmas_.first_ending_after(at);
+    if (it == vmas_.end() || it->second.start > at) hole = true;
+    if (it == vmas_.end() || it->second.start >= end || (hole && flags == MS_ASYNC)) break;
     if ((flags & MS_INVALIDATE) != 0 && it->second.has(kVmaLocked)) return Errno(EBUSY);
     at = it->second.end;
   }
+  if (hole) return Errno(ENOMEM);
   return {};
 }
 
@@ -376,8 +381,22 @@ Result<void> MemoryManager::mlock(GuestAddr addr, uint64_t length, bool on_fault
     return Errno(ENOMEM);
   if (end == addr) return {};
   Result<void> result = lock_range_locked(addr, end, kVmaLocked | (on_fault ? kVmaLockOnFault : 0));
-  if (result.ok() && !on_fault) populate_locked(addr, end);
-  return result;
+  if (!result.ok() || on_fault) return result;
+  populate_locked(addr, end);
+  if (!can_touch_all_locked(addr, end)) return Errno(ENOMEM);
+  return {};
+}
+
+// Would an access of every page work that the mappings allow? [start, end) has no hole.
+bool MemoryManager::can_touch_all_locked(GuestAddr start, GuestAddr end) const {
+  for (auto it = vmas_.first_ending_after(start); it != vmas_.end() && it->second.start < end;
+       ++it) {
+    const Vma& vma = it->second;
+    if (vma.prot == PROT_NONE) return false;
+    if (!vma.file || vma.file->kind() == Mappable::Kind::kZero) continue;
+    if (vma.file_offset(std::min(end, vma.end) - kPageSize) >= vma.file->size()) return false;
+  }
+  return true;
 }
 
 Result<void> MemoryManager::munlock(GuestAddr addr, uint64_t length) {

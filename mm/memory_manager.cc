@@ -110,6 +110,16 @@ bool MemoryManager::is_mapped(GuestAddr addr) const {
   return vmas_.find(addr) != vmas_.end();
 }
 
+uint64_t MemoryManager::readable_length(GuestAddr addr, uint64_t length) const {
+  ReadLock lock(mappings_);
+  uint64_t readable = 0;
+  for (auto it = vmas_.find(addr); it != vmas_.end() && readable < length; ++it) {
+    if (it->second.start > addr + readable || (it->second.prot & kProtRead) == 0) break;
+    readable = it->second.end - addr;
+  }
+  return std::min(readable, length);
+}
+
 bool MemoryManager::near_mapping_limit() const {
   return space_->mapping_count() >= host_mapping_limit();
 }

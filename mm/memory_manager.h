@@ -257,6 +257,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   void read_pagemap(GuestAddr start, std::span<uint64_t> entries);
   MemoryUse usage() const;
   bool is_mapped(GuestAddr addr) const;
+  // How much from `addr` on, at most `length`, is in mappings with PROT_READ. A copy asks only what
+  // the processor does, which reads what is mapped for writing or execution alone.
+  uint64_t readable_length(GuestAddr addr, uint64_t length) const;
 
   // Linux's access_ok(): does the range lie among guest addresses at all?
   bool is_guest_range(GuestAddr addr, uint64_t length) const {
@@ -400,6 +403,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   Result<void> populate_advice(GuestAddr start, GuestAddr end, bool for_write);
   Result<void> lock_range_locked(GuestAddr addr, GuestAddr end, uint32_t flags) REQUIRES(mappings_);
   void lock_all_locked(uint32_t flags) REQUIRES(mappings_);
+  bool can_touch_all_locked(GuestAddr start, GuestAddr end) const REQUIRES_SHARED(mappings_);
   std::string name_of_locked(const Vma& vma, const MappedFileInfo& info) const
       REQUIRES_SHARED(mappings_);
   void append_vdso_locked(std::string& text) const REQUIRES_SHARED(mappings_);

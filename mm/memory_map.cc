@@ -111,7 +111,15 @@ Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
     if (!is_page_aligned(request.addr)) return Errno(EINVAL);
     if (request.addr < min_addr_) return Errno(EPERM);
   }
-  MapType type = TRY(check_type(request));
+  Result<MapType> checked = check_type(request);
+  if (!checked.ok()) {
+    // Linux looks for the place first.
+    ReadLock lock(mappings_);
+    if ((flags & MAP_FIXED_NOREPLACE) != 0 && vmas_.overlaps(request.addr, request.addr + length))
+      return Errno(EEXIST);
+    return checked.error();
+  }
+  MapType type = checked.value();
   if ((flags & MAP_LOCKED) != 0 && !request.may_lock) {
     ReadLock lock(mappings_);
     if (limits_.locked == 0) return Errno(EPERM);

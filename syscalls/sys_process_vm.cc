@@ -27,6 +27,7 @@ size_t move_piece(MemoryManager& other, UserBuffer& own, GuestAddr addr, size_t 
   std::array<std::byte, 4 * kPageSize> bytes;
   length = std::min({length, bytes.size(), static_cast<size_t>(own.remaining())});
   if (transfer == Transfer::kRead) {
+    length = other.readable_length(addr, length);
     size_t got = other.copy_in(bytes.data(), addr, length).done;
     return got == 0 ? 0 : own.write(bytes.data(), got).value_or(size_t{0});
   }

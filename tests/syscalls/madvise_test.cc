@@ -202,6 +202,10 @@ TEST(Madvise, PopulateErrors) {
   EXPECT_THAT(madvise(mapping.page(0), 2 * kPageSize, kPopulateRead), SucceedsWith(0));
   must(mprotect(mapping.page(1), kPageSize, PROT_NONE), "mprotect");
   EXPECT_THAT(madvise(mapping.page(0), 2 * kPageSize, kPopulateRead), FailsWith(EINVAL));
+  for (int protection : {PROT_WRITE, PROT_EXEC}) {
+    must(mprotect(mapping.page(1), kPageSize, protection), "mprotect");
+    EXPECT_THAT(madvise(mapping.page(0), 2 * kPageSize, kPopulateRead), FailsWith(EINVAL));
+  }
   must(munmap(mapping.page(1), kPageSize), "munmap");
   EXPECT_THAT(madvise(mapping.page(0), 2 * kPageSize, kPopulateRead), FailsWith(ENOMEM));
   // Beyond the end of the file.
@@ -253,6 +257,16 @@ TEST(Msync, FlagsAndHoles) {
   must(mlock(file.page(0), kPageSize), "mlock");
   EXPECT_THAT(msync(file.page(0), kPageSize, MS_INVALIDATE), FailsWith(EBUSY));
   EXPECT_THAT(msync(file.page(0), kPageSize, MS_SYNC), SucceedsWith(0));
+}
+
+TEST(Msync, GoesOnBehindHoles) {
+  Mapping mapping = Mapping::anonymous(4 * kPageSize);
+  must(munmap(mapping.page(1), kPageSize), "munmap");
+  must(mlock(mapping.page(2), kPageSize), "mlock");
+  EXPECT_THAT(msync(mapping.page(0), 3 * kPageSize, MS_INVALIDATE), FailsWith(EBUSY));
+  EXPECT_THAT(msync(mapping.page(1), 2 * kPageSize, MS_SYNC | MS_INVALIDATE), FailsWith(EBUSY));
+  EXPECT_THAT(msync(mapping.page(0), 2 * kPageSize, MS_INVALIDATE), FailsWith(ENOMEM));
+  EXPECT_THAT(msync(mapping.page(0), 4 * kPageSize, MS_ASYNC), FailsWith(ENOMEM));
 }
 
 TEST(Mincore, ArgumentsAndAnswers) {

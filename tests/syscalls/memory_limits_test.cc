@@ -94,6 +94,24 @@ TEST(Mlock, Errors) {
   });
 }
 
+TEST(Mlock, WhatCannotBeTouchedIsAnError) {
+  in_child([] {
+    char* at = map_pages(3);
+    REQUIRE(mprotect(at + kPageSize, kPageSize, PROT_NONE) == 0);
+    const size_t before = status_bytes("VmLck");
+    REQUIRE(mlock(at, 3 * kPageSize) == -1 && errno == ENOMEM);
+    REQUIRE(status_bytes("VmLck") == before + 3 * kPageSize);  // all the same
+    REQUIRE(syscall(SYS_mlock2, at, 3 * kPageSize, 1) == 0);
+    REQUIRE(mprotect(at + kPageSize, kPageSize, PROT_WRITE) == 0);
+    REQUIRE(mlock(at, 3 * kPageSize) == 0);
+    UniqueFd fd(memfd_create("short", 0));
+    REQUIRE(ftruncate(fd.get(), kPageSize + 1) == 0);
+    void* file = mmap(nullptr, 3 * kPageSize, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    REQUIRE(mlock(file, 2 * kPageSize) == 0);
+    REQUIRE(mlock(file, 3 * kPageSize) == -1 && errno == ENOMEM);
+  });
+}
+
 TEST(Mlock, LimitForOthersThanRoot) {
   in_child([] {
     become_nobody();

@@ -131,6 +131,10 @@ TEST(Mmap, FixedNoreplaceRefuses) {
   EXPECT_THAT(map(memory.page(1), kPageSize, kReadWrite, flags), FailsWith(EEXIST));
   must(munmap(memory.page(1), kPageSize), "munmap");
   EXPECT_THAT(map(memory.page(0), 2 * kPageSize, kReadWrite, flags), FailsWith(EEXIST));
+  // The place comes before the rest.
+  const int bad = MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE;
+  EXPECT_THAT(map(memory.page(0), kPageSize, kReadWrite, bad), FailsWith(EEXIST));
+  EXPECT_THAT(map(memory.page(1), kPageSize, kReadWrite, bad), FailsWith(EINVAL));
   EXPECT_EQ(map(memory.page(1), kPageSize, kReadWrite, flags), memory.page(1));
 }
 

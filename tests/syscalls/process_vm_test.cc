@@ -65,6 +65,19 @@ TEST_F(ProcessVm, StopsWhereTheOtherHasNothing) {
   EXPECT_THAT(vm_write(child_.pid(), {bytes, 1}, {memory_.page(1), 1}), FailsWith(EFAULT));
 }
 
+TEST(ProcessVmSelf, ReadsWhatIsMappedForReading) {
+  Mapping memory = Mapping::anonymous(2 * kPageSize);
+  for (int protection : {PROT_WRITE, PROT_NONE}) {
+    must(mprotect(memory.page(1), kPageSize, protection), "mprotect");
+    char bytes[8];
+    EXPECT_THAT(vm_read(getpid(), {bytes, 8}, {memory.page(1), 8}), FailsWith(EFAULT));
+    EXPECT_THAT(vm_read(getpid(), {bytes, 8}, {memory.page(1) - 3, 8}), SucceedsWith(3));
+  }
+  must(mprotect(memory.page(1), kPageSize, PROT_WRITE), "mprotect");
+  char seven = 7;
+  EXPECT_THAT(vm_write(getpid(), {&seven, 1}, {memory.page(1), 1}), SucceedsWith(1));
+}
+
 TEST_F(ProcessVm, Errors) {
   char byte;
   iovec fine{&byte, 1};
