@@ -31,6 +31,10 @@ class HostFileMappable final : public Mappable {
   }
   void set_patched_text(std::unique_ptr<PatchedText> text) override;
 
+  void mapping_opened() override { mappings_.fetch_add(1, std::memory_order_relaxed); }
+  void mapping_closed() override { mappings_.fetch_sub(1, std::memory_order_relaxed); }
+  uint32_t mapping_count() const override { return mappings_.load(std::memory_order_relaxed); }
+
   int fd() const { return fd_.get(); }
 
  private:
@@ -45,6 +49,7 @@ class HostFileMappable final : public Mappable {
   RefOrNull<platform::MappableFile> host_file_ GUARDED_BY(mutex_);
   std::unique_ptr<PatchedText> text_ GUARDED_BY(mutex_);
   std::atomic<const PatchedText*> patched_text_{nullptr};  // text_, once it is there
+  std::atomic<uint32_t> mappings_{0};
   std::map<uint64_t, Window> windows_ GUARDED_BY(mutex_);  // by file offset
 };
 

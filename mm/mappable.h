@@ -73,6 +73,8 @@ class Mappable : public RefCounted<Mappable> {
   // A vma that maps it comes or goes; called with locks of mm held.
   virtual void mapping_opened() {}
   virtual void mapping_closed() {}
+  // How many vmas map it; 0: not counted.
+  virtual uint32_t mapping_count() const { return 0; }
   // shmat(2) makes its mappings, shmdt(2) ends them.
   virtual bool is_attachment() const { return false; }
 

@@ -171,6 +171,7 @@ Result<void> MemoryManager::advise_vma_locked(VmaSet::iterator it, GuestAddr sta
       return {};
     case MADV_FREE:
       if (vma.file || vma.is_shared()) return Errno(EINVAL);
+      // At once, as Linux may: nothing is ever lazily free.
       discard_locked(vma, start, end, garbage);
       return {};
     case MADV_REMOVE:

@@ -182,6 +182,15 @@ MemoryRange MemoryFile::exclusive_part(MemoryRange range, uint64_t at) const {
   return {low, std::min(high, range.end()) - low};
 }
 
+MemoryFile::References MemoryFile::references_at(uint64_t offset) const {
+  MutexLock lock(mutex_);
+  auto it = extents_.upper_bound(offset);
+  CHECK(it != extents_.begin());
+  --it;
+  CHECK(it->second.end > offset);
+  return {it->second.end, it->second.references};
+}
+
 void MemoryFile::drop_locked(MemoryRange range, std::vector<MemoryRange>& freed) {
   if (range.empty()) return;
   split_locked(range.offset);

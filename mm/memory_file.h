@@ -58,6 +58,12 @@ class MemoryFile {
   void add_reference(MemoryRange range);
   // The part of `range` around the byte `at` in it that has one reference; empty if that has more.
   MemoryRange exclusive_part(MemoryRange range, uint64_t at) const;
+  // How many references the byte at `offset` has, which is in use, and up to where that holds.
+  struct References {
+    uint64_t end;
+    uint32_t count;
+  };
+  References references_at(uint64_t offset) const;
   // Drops one reference of every byte of the ranges; what has none left is punched and free.
   void release(std::span<const MemoryRange> ranges);
   void release(MemoryRange range) { release(std::span(&range, 1)); }

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -407,14 +408,17 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   std::string name_of_locked(const Vma& vma, const MappedFileInfo& info) const
       REQUIRES_SHARED(mappings_);
   void append_vdso_locked(std::string& text) const REQUIRES_SHARED(mappings_);
-  // What smaps shows of one mapping or of all.
-  struct SmapsBytes {
-    uint64_t own = 0, shared_clean = 0, shared_dirty = 0, locked = 0;
-  };
-  static SmapsBytes resident_of(const Vma& vma, const ResidentBytes& bytes);
+  struct SmapsBytes;
+  using FileUse = std::map<const Mappable*, uint32_t>;  // how many vmas map a host file
+  FileUse host_file_use_locked() const REQUIRES_SHARED(mappings_);
+  void add_resident_locked(const Vma& vma, const FileUse& files, SmapsBytes& sums) const
+      REQUIRES_SHARED(mappings_);
   static void append_resident(std::string& text, const SmapsBytes& sums);
   // 1 for every page that is resident, as mincore(2); 0 also where nothing is mapped.
   void residency_locked(GuestAddr start, std::span<uint8_t> pages) REQUIRES_SHARED(mappings_);
+  template <typename F>
+  void for_each_resident_locked(GuestAddr start, GuestAddr end, F&& visit) const
+      REQUIRES_SHARED(mappings_);
   ResidentBytes resident_locked(GuestAddr start, GuestAddr end) const REQUIRES_SHARED(mappings_);
   void note_peak(uint64_t resident) const;
   void note_peak_before_locked(uint64_t length) const REQUIRES_SHARED(mappings_);

@@ -74,69 +74,137 @@ void MemoryManager::append_vdso_locked(std::string& text) const {
   append_line(text, vdso, {}, "[vdso]");
 }
 
-ResidentBytes MemoryManager::resident_locked(GuestAddr start, GuestAddr end) const {
-  ResidentBytes bytes;
+// Calls visit(pma, offset, bytes) for each run of resident memory in [start, end); `offset` is
+// where it lies in the memory file or the host's.
+template <typename F>
+void MemoryManager::for_each_resident_locked(GuestAddr start, GuestAddr end, F&& visit) const {
   DataRuns runs(memory_);
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
        ++it) {
     const Pma& pma = it->second;
     GuestAddr low = std::max(start, pma.start);
     GuestAddr high = std::min(end, pma.end);
+    MemoryRange rest{pma.offset + (low - pma.start), high - low};
     if (!pma.in_memory_file()) {
-      bytes.host_file += high - low;  // the host's page cache; taken as resident
+      visit(pma, rest.offset, rest.length);  // the host's page cache; taken as resident
       continue;
     }
-    MemoryRange rest{pma.offset + (low - pma.start), high - low};
     while (!rest.empty()) {
       MemoryRange data = runs.next(rest);
       if (data.empty()) break;
-      uint64_t touched = data.length;
-      memory_.find_untouched(data, [&](MemoryRange part) { touched -= part.length; });
-      (pma.kind == Pma::Kind::kPrivate ? bytes.own : bytes.shared) += touched;
+      uint64_t at = data.offset;
+      auto visit_up_to = [&](uint64_t stop) {
+        if (stop > at) visit(pma, at, stop - at);
+      };
+      memory_.find_untouched(data, [&](MemoryRange part) {
+        visit_up_to(part.offset);
+        at = part.end();
+      });
+      visit_up_to(data.end());
       rest = {data.end(), rest.end() - data.end()};
     }
   }
+}
+
+ResidentBytes MemoryManager::resident_locked(GuestAddr start, GuestAddr end) const {
+  ResidentBytes bytes;
+  for_each_resident_locked(start, end, [&](const Pma& pma, uint64_t, uint64_t length) {
+    switch (pma.kind) {
+      case Pma::Kind::kPrivate:
+        bytes.own += length;
+        break;
+      case Pma::Kind::kShared:
+        bytes.shared += length;
+        break;
+      case Pma::Kind::kHostFile:
+        bytes.host_file += length;
+        break;
+    }
+  });
   return bytes;
 }
 
+// What smaps shows of one mapping or of all. Of Linux's "proportional" sizes the fraction is kept.
+struct MemoryManager::SmapsBytes {
+  uint64_t shared_clean = 0, shared_dirty = 0, private_clean = 0, private_dirty = 0;
+  uint64_t anonymous = 0;
+  uint64_t pss = 0, pss_dirty = 0, pss_locked = 0;  // shifted
+
+  static constexpr int kShift = 12;
+  void add(uint64_t length, uint64_t sharers, bool dirty, bool locked) {
+    bool shared = sharers > 1;
+    (shared ? (dirty ? shared_dirty : shared_clean) : (dirty ? private_dirty : private_clean)) +=
+        length;
+    uint64_t part = (length << kShift) / std::max<uint64_t>(sharers, 1);
+    pss += part;
+    if (dirty) pss_dirty += part;
+    if (locked) pss_locked += part;
+  }
+};
+
 void MemoryManager::append_resident(std::string& text, const SmapsBytes& sums) {
-  uint64_t resident = sums.own + sums.shared_clean + sums.shared_dirty;
+  uint64_t resident =
+      sums.shared_clean + sums.shared_dirty + sums.private_clean + sums.private_dirty;
   append_field(text, "Rss:", resident);
-  append_field(text, "Pss:", resident);
-  append_field(text, "Pss_Dirty:", sums.own);
+  append_field(text, "Pss:", sums.pss >> SmapsBytes::kShift);
+  append_field(text, "Pss_Dirty:", sums.pss_dirty >> SmapsBytes::kShift);
   append_field(text, "Shared_Clean:", sums.shared_clean);
   append_field(text, "Shared_Dirty:", sums.shared_dirty);
-  append_field(text, "Private_Clean:", 0);
-  append_field(text, "Private_Dirty:", sums.own);
+  append_field(text, "Private_Clean:", sums.private_clean);
+  append_field(text, "Private_Dirty:", sums.private_dirty);
   append_field(text, "Referenced:", resident);
-  append_field(text, "Anonymous:", sums.own);
+  append_field(text, "Anonymous:", sums.anonymous);
   for (const char* none :
        {"KSM:", "LazyFree:", "AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:",
         "Shared_Hugetlb:", "Private_Hugetlb:", "Swap:", "SwapPss:"})
     append_field(text, none, 0);
-  append_field(text, "Locked:", sums.locked);
+  append_field(text, "Locked:", sums.pss_locked >> SmapsBytes::kShift);
 }
 
-MemoryManager::SmapsBytes MemoryManager::resident_of(const Vma& vma, const ResidentBytes& bytes) {
-  uint64_t others = bytes.shared + bytes.host_file;
-  SmapsBytes sums;
-  sums.own = bytes.own;
-  (vma.is_shared() ? sums.shared_dirty : sums.shared_clean) = others;
-  if (vma.has(kVmaLocked)) sums.locked = bytes.all();
-  return sums;
+MemoryManager::FileUse MemoryManager::host_file_use_locked() const {
+  FileUse use;
+  for (const auto& [start, vma] : vmas_)
+    if (vma.file && vma.file->mapping_count() != 0) ++use[vma.file.ref().get()];
+  return use;
+}
+
+// Memory of ours is shared by those that hold references, of which a file has one itself. Of a host
+// file it is known how often it is mapped: others are taken to map it as often as this one.
+void MemoryManager::add_resident_locked(const Vma& vma, const FileUse& files,
+                                        SmapsBytes& sums) const {
+  const bool locked = vma.has(kVmaLocked);
+  for_each_resident_locked(
+      vma.start, vma.end, [&](const Pma& pma, uint64_t offset, uint64_t length) {
+        if (pma.kind == Pma::Kind::kHostFile) {
+          auto own = files.find(vma.file.ref().get());
+          uint64_t mine = own == files.end() ? 1 : own->second;
+          sums.add(length, (vma.file->mapping_count() + mine / 2) / mine, false, locked);
+          return;
+        }
+        bool own = pma.kind == Pma::Kind::kPrivate;
+        if (own) sums.anonymous += length;
+        for (uint64_t end = offset + length; offset < end;) {
+          MemoryFile::References holders = memory_.references_at(offset);
+          uint64_t stop = std::min(end, holders.end);
+          sums.add(stop - offset, holders.count - (own ? 0 : 1), true, locked);
+          offset = stop;
+        }
+      });
 }
 
 std::string MemoryManager::smaps_text() const {
   std::string text;
   ReadLock lock(mappings_);
+  const FileUse files = host_file_use_locked();
   for (const auto& [start, vma] : vmas_) {
     MappedFileInfo info = vma.file ? vma.file->info() : MappedFileInfo{};
     append_line(text, vma, info, name_of_locked(vma, info));
-    ResidentBytes bytes = resident_locked(vma.start, vma.end);
+    SmapsBytes sums;
+    add_resident_locked(vma, files, sums);
     append_field(text, "Size:", vma.length());
     append_field(text, "KernelPageSize:", kPageSize);
     append_field(text, "MMUPageSize:", kPageSize);
-    append_resident(text, resident_of(vma, bytes));
+    append_resident(text, sums);
     text += "THPeligible:           0\nVmFlags:";
     const std::pair<bool, const char*> flags[] = {{(vma.prot & PROT_READ) != 0, " rd"},
                                                   {(vma.prot & PROT_WRITE) != 0, " wr"},
@@ -171,13 +239,10 @@ std::string MemoryManager::smaps_rollup_text() const {
     ReadLock lock(mappings_);
     if (vmas_.empty()) return "";
     all.start = vmas_.begin()->second.start;
+    const FileUse files = host_file_use_locked();
     for (const auto& [start, vma] : vmas_) {
       all.end = vma.end;
-      SmapsBytes one = resident_of(vma, resident_locked(vma.start, vma.end));
-      sums.own += one.own;
-      sums.shared_clean += one.shared_clean;
-      sums.shared_dirty += one.shared_dirty;
-      sums.locked += one.locked;
+      add_resident_locked(vma, files, sums);
     }
   }
   std::string text;

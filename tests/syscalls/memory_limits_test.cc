@@ -6,6 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <csignal>
+#include <cstring>
 #include <sstream>
 
 #include "tests/util/child.h"
@@ -313,6 +315,51 @@ TEST(Smaps, ShowsWhatIsThere) {
   must(mlock(at, 7 * kPageSize), "mlock");
   EXPECT_EQ(smaps_field(at, "Locked"), "28 kB");
   EXPECT_THAT(smaps_field(at, "VmFlags"), HasSubstr(" lo"));
+}
+
+TEST(Smaps, SharersDivideTheProportionalSize) {
+  constexpr size_t kPages = 4 * kMiB / kPageSize;
+  Mapping own = Mapping::anonymous((kPages + 1) * kPageSize);
+  must(mprotect(own.page(0), kPageSize, PROT_NONE), "mprotect");
+  char* at = own.page(1);
+  must(madvise(at, kPages * kPageSize, MADV_NOHUGEPAGE), "madvise");
+  memset(at, 'p', kPages * kPageSize);
+  Mapping shared = Mapping::shared(8 * kPageSize);
+  memset(shared.address(), 's', shared.size());
+  must(mlock(shared.address(), shared.size()), "mlock");
+  auto expect = [&](const char* key, const char* of_own, const char* of_shared) {
+    EXPECT_EQ(smaps_field(at, key), of_own) << key;
+    EXPECT_EQ(smaps_field(shared.address(), key), of_shared) << key;
+  };
+  auto expect_alone = [&] {
+    expect("Rss", "4096 kB", "32 kB");
+    expect("Pss", "4096 kB", "32 kB");
+    expect("Private_Dirty", "4096 kB", "32 kB");
+    expect("Shared_Dirty", "0 kB", "0 kB");
+    expect("Locked", "0 kB", "32 kB");
+  };
+  expect_alone();
+  Pipe ready = must_pipe();
+  Child child = Child::run([&] {
+    for (size_t i = 0; i < 8; ++i) REQUIRE(*shared.page(i) == 's');  // Linux counts who touched
+    REQUIRE(write(ready.write_end.get(), "", 1) == 1);
+    return pause();
+  });
+  char byte;
+  must(read(ready.read_end.get(), &byte, 1), "read");
+  expect("Rss", "4096 kB", "32 kB");
+  expect("Pss", "2048 kB", "16 kB");
+  expect("Pss_Dirty", "2048 kB", "16 kB");
+  expect("Private_Dirty", "0 kB", "0 kB");
+  expect("Shared_Dirty", "4096 kB", "32 kB");
+  expect("Anonymous", "4096 kB", "0 kB");
+  expect("Locked", "0 kB", "16 kB");
+  memset(at, 'q', kPages * kPageSize);
+  EXPECT_EQ(smaps_field(at, "Pss"), "4096 kB");
+  EXPECT_EQ(smaps_field(at, "Private_Dirty"), "4096 kB");
+  child.kill(SIGKILL);
+  child.wait();
+  expect_alone();
 }
 
 TEST(Resident, WhatWasUnmappedDoesNotShowInTheNextMapping) {
