@@ -31,6 +31,7 @@ Result<void> map_segment(MemoryManager& mm, const ElfFile& elf, RefOrNull<Mappab
                          const Elf64_Phdr& segment, GuestAddr addr, bool replace,
                          MmapOrigin origin) {
   int prot = segment_prot(segment);
+  if (segment.p_memsz == 0) return {};
   if (segment.p_filesz == 0)
     return map_zeros(mm, page_down(addr), page_up(addr + segment.p_memsz), prot);
   MmapRequest request;
@@ -68,16 +69,21 @@ Result<MappedElf> map_elf(MemoryManager& mm, const ElfFile& elf, Placement place
       uint64_t size = elf.mapping_size();
       if (size == 0) return Errno(EINVAL);
       uint64_t alignment = elf.alignment();
-      // Address space for all of it, so that the segments stay together.
+      // Address space for all of it, so that the segments stay together; aligned downwards.
       MmapRequest reserve;
-      reserve.length = size + (alignment > kPageSize ? alignment : 0);
+      reserve.length = size;
       reserve.flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-      if (placement == Placement::kProgram) reserve.addr = mm.random_program_base();
-      if (reserve.length < size) return Errno(ENOMEM);
+      if (placement == Placement::kProgram)
+        reserve.addr = mm.random_program_base() & ~(alignment - 1);
       GuestAddr place = TRY(mm.mmap(reserve));
-      TRY(mm.munmap(place, reserve.length));
-      GuestAddr base = (place + alignment - 1) & ~(alignment - 1);
-      mapped.bias = base - page_down(segment.p_vaddr);
+      if (place % alignment != 0) {
+        TRY(mm.munmap(place, size));
+        reserve.addr = place & ~(alignment - 1);
+        reserve.flags |= MAP_FIXED_NOREPLACE;
+        place = TRY(mm.mmap(reserve));
+      }
+      TRY(mm.munmap(place, size));
+      mapped.bias = place - page_down(segment.p_vaddr);
     }
     reserved = first && !elf.is_position_independent();
     GuestAddr addr = mapped.bias + segment.p_vaddr;
@@ -96,6 +102,7 @@ Result<MappedElf> map_elf(MemoryManager& mm, const ElfFile& elf, Placement place
     mapped.data_end = std::max(mapped.data_end, addr + segment.p_filesz);
     mapped.end = std::max(mapped.end, addr + segment.p_memsz);
   }
+  if (!mapped.segment_table) mapped.segment_table = mapped.bias;  // no segment has the table
   if (mapped.code_start > mapped.code_end) mapped.code_start = mapped.code_end;
   mapped.entry = elf.header.e_entry + mapped.bias;
   if (!mm.is_guest_range(mapped.entry, 1)) return Errno(EINVAL);

@@ -103,13 +103,17 @@ Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
   if ((flags & MAP_FIXED_NOREPLACE) != 0) flags |= MAP_FIXED;
   uint64_t length = page_up(request.length);
   if (length == 0) return Errno(ENOMEM);
-  if (request.offset + length < request.offset) return Errno(EOVERFLOW);
   if ((flags & MAP_HUGETLB) != 0) return Errno(request.file ? EINVAL : ENOMEM);  // none reserved
   if (length > max_addr_) return Errno(ENOMEM);
   if ((flags & MAP_FIXED) != 0) {
     if (request.addr > max_addr_ - length) return Errno(ENOMEM);
     if (!is_page_aligned(request.addr)) return Errno(EINVAL);
     if (request.addr < min_addr_) return Errno(EPERM);
+  }
+  if (request.file) {
+    const bool is_device = request.file->kind() == Mappable::Kind::kZero;
+    const uint64_t most = is_device ? UINT64_MAX : static_cast<uint64_t>(INT64_MAX);
+    if (request.offset > most - length) return Errno(EOVERFLOW);
   }
   Result<MapType> checked = check_type(request);
   if (!checked.ok()) {

@@ -167,13 +167,14 @@ class ExecDamaged : public ::testing::Test {
  protected:
   template <typename Change>
   int outcome_of(Change change) {
-    std::string bytes = read_file(probe());
+    std::string bytes = read_file(probe(program_));
     change(bytes, *reinterpret_cast<Elf64_Ehdr*>(bytes.data()));
     const std::string path = dir_.file("damaged" + std::to_string(count_++));
     write_file(path, bytes, 0755);
     return run(path, {"x", "exit", "7"}).status;
   }
   TempDir dir_;
+  const char* program_ = "exec_probe";
   int count_ = 0;
 };
 
@@ -189,6 +190,39 @@ TEST_F(ExecDamaged, HeaderFields) {
               ExitedWith(200 + ENOEXEC));
   EXPECT_THAT(outcome_of([](std::string& bytes, Elf64_Ehdr&) { bytes.resize(40); }),
               ExitedWith(200 + ENOEXEC));
+}
+
+// Turns the segment of type PT_GNU_STACK into an empty one within the text.
+TEST_F(ExecDamaged, EmptySegmentsHideNothing) {
+  EXPECT_THAT(outcome_of([](std::string& bytes, Elf64_Ehdr& header) {
+                auto* segments = reinterpret_cast<Elf64_Phdr*>(bytes.data() + header.e_phoff);
+                Elf64_Phdr text{};
+                for (int i = 0; i < header.e_phnum; ++i)
+                  if (segments[i].p_type == PT_LOAD && (segments[i].p_flags & PF_X) != 0)
+                    text = segments[i];
+                ASSERT_NE(text.p_filesz, 0u);
+                for (int i = 0; i < header.e_phnum; ++i) {
+                  if (segments[i].p_type != PT_GNU_STACK) continue;
+                  segments[i] = text;
+                  segments[i].p_vaddr += 8;
+                  segments[i].p_offset += 8;
+                  segments[i].p_filesz = segments[i].p_memsz = 0;
+                }
+              }),
+              ExitedWith(7));
+}
+
+TEST_F(ExecDamaged, AlignmentsBeyondWhatIsFree) {
+  program_ = "exec_probe_pie";
+  for (int shift : {21, 30, 40, 45, 46}) {
+    EXPECT_THAT(outcome_of([&](std::string& bytes, Elf64_Ehdr& header) {
+                  auto* segments = reinterpret_cast<Elf64_Phdr*>(bytes.data() + header.e_phoff);
+                  for (int i = 0; i < header.e_phnum; ++i)
+                    if (segments[i].p_type == PT_LOAD) segments[i].p_align = uint64_t{1} << shift;
+                }),
+                ExitedWith(7))
+        << shift;
+  }
 }
 
 TEST(Exec, ScriptsRunTheirInterpreter) {

@@ -249,6 +249,25 @@ TEST(Mmap, MappingOutlivesDescriptorAndName) {
   EXPECT_STREQ(memory.address(), "still here");
 }
 
+TEST(Mmap, OffsetsOfFilesEndBelow2To63) {
+  UniqueFd fd = must_open("/proc/self/exe", O_RDONLY);
+  UniqueFd memory(memfd_create("offset", 0));
+  for (int file : {fd.get(), memory.get()}) {
+    auto at = [&](uint64_t offset, size_t length) {
+      return syscall(SYS_mmap, nullptr, length, PROT_READ, MAP_PRIVATE, file, offset);
+    };
+    EXPECT_THAT(at(uint64_t{1} << 63, kPageSize), FailsWith(EOVERFLOW));
+    EXPECT_THAT(at((uint64_t{1} << 63) - kPageSize, kPageSize), FailsWith(EOVERFLOW));
+    EXPECT_THAT(at(~uint64_t{0} - kPageSize + 1, kPageSize), FailsWith(EOVERFLOW));
+    EXPECT_THAT(at((uint64_t{1} << 63) + 1, kPageSize), FailsWith(EINVAL));
+  }
+  // Without a file it says nothing.
+  const long anywhere = syscall(SYS_mmap, nullptr, kPageSize, PROT_READ,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, ~uint64_t{0} - kPageSize + 1);
+  ASSERT_THAT(anywhere, Succeeds());
+  munmap(reinterpret_cast<void*>(anywhere), kPageSize);
+}
+
 TEST(Mmap, DevZero) {
   UniqueFd zero = must_open("/dev/zero", O_RDWR);
   Mapping memory = Mapping::map(kPageSize, kReadWrite, MAP_PRIVATE, zero.get(), 0);
