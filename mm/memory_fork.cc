@@ -202,15 +202,13 @@ Result<Ref<MemoryManager>> MemoryManager::fork(GuestAddr stack) {
   child->mmap_base_ = mmap_base_;
   child->stack_top_ = stack_top_;
   child->randomize_ = randomize_;
-  child->search_top_ = search_top_;
-  child->largest_gap_above_ = largest_gap_above_;
+  child->search_tops_ = search_tops_;
   child->fork_copy_limit_ = fork_copy_limit_;
 
   for (const auto& [start, vma] : vmas_) {
     if (vma.has(kVmaDontFork)) {
       // The gap cache must not miss what the child has free.
-      child->search_top_ = child->mmap_base_;
-      child->largest_gap_above_ = 0;
+      child->forget_gaps_locked();
       continue;
     }
     Vma copy = vma;

@@ -3,6 +3,7 @@
 #include <linux/mman.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "host/memory.h"
 #include "mm/memory_manager.h"
@@ -21,6 +22,11 @@ uint64_t random_below(uint64_t limit) {
   uint64_t value = 0;
   host::fill_random(std::as_writable_bytes(std::span(&value, 1)));
   return value % limit;
+}
+
+// Gaps of 2^n pages or more, and less than twice that, are of class n.
+size_t gap_class(uint64_t length) {
+  return static_cast<size_t>(std::bit_width(length / kPageSize)) - 1;
 }
 
 // Where the space that a vma claims begins: below a growing one a guard gap stays free.
@@ -42,8 +48,7 @@ void MemoryManager::choose_layout(bool randomize) {
   uint64_t pad = kStackGuardGap + (randomize ? stack_random : 0);
   gap = std::min(gap + pad, max_addr_ / 6 * 5);
   mmap_base_ = page_down(max_addr_ - gap - (randomize ? random_below(mmap_random) : 0));
-  search_top_ = mmap_base_;
-  largest_gap_above_ = 0;
+  forget_gaps_locked();
 }
 
 GuestAddr MemoryManager::random_program_base() {
@@ -66,13 +71,23 @@ bool MemoryManager::is_free_locked(GuestAddr start, uint64_t length) const {
   return it == vmas_.end() || claimed_start(it->second) >= start + length;
 }
 
-// The highest place in [low, high); 0 if there is none. Keeps the search's cache.
-GuestAddr MemoryManager::top_gap_locked(GuestAddr low, GuestAddr high, uint64_t length,
-                                        uint64_t alignment) {
-  GuestAddr begin = high;
-  bool cached = high == mmap_base_;
-  if (cached && length > largest_gap_above_) begin = std::min(begin, search_top_);
-  uint64_t largest_seen = begin == high ? 0 : largest_gap_above_;
+// [start, end) may be free now.
+void MemoryManager::note_gap_locked(GuestAddr start, GuestAddr end) {
+  if (end <= start || start >= mmap_base_) return;
+  end = std::min(end, mmap_base_);
+  const size_t largest = gap_class(end - start);
+  for (size_t i = 0; i <= largest && i < kGapClasses; ++i)
+    search_tops_[i] = std::max(search_tops_[i], end);
+}
+
+// The highest place in [low, mmap_base_); 0 if there is none. Begins where the last search for
+// about as much found something.
+GuestAddr MemoryManager::top_gap_locked(GuestAddr low, uint64_t length, uint64_t alignment) {
+  const size_t size_class = std::min(gap_class(length), kGapClasses - 1);
+  const uint64_t least = kPageSize << size_class;
+  GuestAddr& top = search_tops_[size_class];
+  const GuestAddr begin = std::min(top, mmap_base_);
+  GuestAddr new_top = 0;  // below the gaps that later searches for as much need not look at
   GuestAddr gap_end = begin;
   auto it = vmas_.first_ending_after(begin - 1);
   if (it != vmas_.end() && it->second.start < begin)
@@ -89,29 +104,20 @@ GuestAddr MemoryManager::top_gap_locked(GuestAddr low, GuestAddr high, uint64_t 
     }
     if (gap_end > gap_start) {
       uint64_t room = gap_end - gap_start;
+      if (room >= least && new_top == 0) new_top = gap_end;
       if (room >= length) {
         GuestAddr candidate = gap_end - length;
         candidate -= candidate % alignment;
         if (candidate >= gap_start) {
           found = candidate;
-          largest_seen = std::max(largest_seen, gap_end - (candidate + length));
           break;
         }
       }
-      largest_seen = std::max(largest_seen, room);
     }
     if (last || it->second.start <= low) break;
     gap_end = std::min(gap_end, claimed_start(it->second));
   }
-  if (cached) {
-    if (found != 0 && found < search_top_) {
-      search_top_ = found;
-      largest_gap_above_ = largest_seen;
-    } else if (found == 0) {
-      search_top_ = low;
-      largest_gap_above_ = largest_seen;
-    }
-  }
+  top = new_top != 0 ? new_top : low;
   return found;
 }
 
@@ -141,7 +147,7 @@ Result<GuestAddr> MemoryManager::find_free_locked(GuestAddr hint, uint64_t lengt
     return addr;
   }
   GuestAddr addr = 0;
-  if (mmap_base_ > min_addr_) addr = top_gap_locked(min_addr_, mmap_base_, length, alignment);
+  if (mmap_base_ > min_addr_) addr = top_gap_locked(min_addr_, length, alignment);
   if (addr == 0) addr = bottom_gap_locked(page_down(max_addr_ / 3), max_addr_, length);
   if (addr == 0) return Errno(ENOMEM);
   return addr;

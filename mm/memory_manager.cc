@@ -192,11 +192,8 @@ void MemoryManager::remove_locked(GuestAddr start, GuestAddr end, Garbage& garba
     it = vmas_.erase(it);
   }
   ++generation_;
-  if (end >= search_top_) {
-    GuestAddr low = it == vmas_.begin() ? min_addr_ : std::prev(it)->second.end;
-    GuestAddr high = it == vmas_.end() ? max_addr_ : it->second.start;
-    largest_gap_above_ = std::max(largest_gap_above_, high - low);
-  }
+  note_gap_locked(it == vmas_.begin() ? min_addr_ : std::prev(it)->second.end,
+                  it == vmas_.end() ? max_addr_ : it->second.start);
 }
 
 // [start, end) are pma boundaries; the stub unmaps them in one order.

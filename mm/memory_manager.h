@@ -305,8 +305,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   Result<GuestAddr> find_free_locked(GuestAddr hint, uint64_t length, int flags, uint64_t alignment)
       REQUIRES(mappings_);
   bool is_free_locked(GuestAddr start, uint64_t length) const REQUIRES(mappings_);
-  GuestAddr top_gap_locked(GuestAddr low, GuestAddr high, uint64_t length, uint64_t alignment)
-      REQUIRES(mappings_);
+  void forget_gaps_locked() REQUIRES(mappings_) { search_tops_.fill(mmap_base_); }
+  void note_gap_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
+  GuestAddr top_gap_locked(GuestAddr low, uint64_t length, uint64_t alignment) REQUIRES(mappings_);
   GuestAddr bottom_gap_locked(GuestAddr low, GuestAddr high, uint64_t length) REQUIRES(mappings_);
 
   // memory_manager.cc
@@ -448,9 +449,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   MemoryUse use_ GUARDED_BY(mappings_);        // resident is counted when asked
   // Of the moments when it was counted: when asked, and before much goes.
   mutable std::atomic<uint64_t> peak_resident_ = 0;
-  // Highest gap search: no gap above search_top_ is larger than largest_gap_above_.
-  GuestAddr search_top_ GUARDED_BY(mappings_) = 0;
-  uint64_t largest_gap_above_ GUARDED_BY(mappings_) = 0;
+  // Highest gap search: below mmap_base_ no gap of 2^n pages or more lies above the n-th.
+  static constexpr size_t kGapClasses = 36;
+  std::array<GuestAddr, kGapClasses> search_tops_ GUARDED_BY(mappings_) = {};
   // Unused offsets: private memory is carved from the top of this, so that mappings which grow
   // downwards are contiguous in the file too and the host can merge them.
   MemoryRange carve_ GUARDED_BY(mappings_);
