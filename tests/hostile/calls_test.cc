@@ -165,5 +165,73 @@ TEST_F(Hostile, UnmappedMemoryIsNotKept) {
   }
 }
 
+// The word at `at`, or 0 if it can't be read.
+__attribute__((noinline)) uint64_t try_to_read(const volatile uint64_t* at) {
+  struct sigaction action {
+  }, before{};
+  action.sa_handler = [](int) { siglongjmp(after_jump, 1); };
+  sigaction(SIGSEGV, &action, &before);
+  sigaction(SIGBUS, &action, nullptr);
+  volatile uint64_t value = 0;
+  if (sigsetjmp(after_jump, 1) == 0) value = *at;
+  sigaction(SIGSEGV, &before, nullptr);
+  return value;
+}
+
+// A neighbour fills memory with its secret and frees it, over and over. A guest that says for the
+// mapper that its unmapping is done, and opens again what it has unmapped, must never read it.
+TEST_F(Hostile, FreedMemoryOfOthersIsNeverSeen) {
+  constexpr uint64_t kSecret = 0xc0ffee11c0ffee11;
+  const std::vector<uint64_t> openers = sites_of(stub_, SYS_mprotect);
+  const std::vector<uint64_t> reporters = sites_of(stub_, SYS_pwrite64);
+  auto* rounds = static_cast<std::atomic<uint32_t>*>(
+      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(static_cast<void*>(rounds), MAP_FAILED);
+  const pid_t neighbour = fork();
+  ASSERT_GE(neighbour, 0);
+  if (neighbour == 0) {
+    for (size_t size = 65536;; size = size == 4 << 20 ? 65536 : size * 2, ++*rounds) {
+      auto* words = static_cast<uint64_t*>(
+          mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      if (words == MAP_FAILED) _exit(1);
+      for (size_t i = 0; i < size / 8; ++i) words[i] = kSecret;
+      munmap(words, size);
+    }
+  }
+  struct Freed {
+    char* at;
+    size_t size;
+  };
+  std::vector<Freed> freed;
+  int opened = 0;
+  for (int round = 0; round < 200 || *rounds < 30; ++round) {
+    const size_t size = size_t{65536} << round % 6;
+    auto* memory = static_cast<char*>(
+        mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(memory, MAP_FAILED);
+    memset(memory, 'x', size);
+    munmap(memory, size);
+    freed.push_back({memory, size});
+    if (freed.size() > 6) freed.erase(freed.begin());
+    const uint64_t report = static_cast<uint64_t>(round) + 1;
+    for (uint64_t site : reporters)
+      (void)call_from(site, 3 + round % 60, reinterpret_cast<uint64_t>(&report), 8, 0);
+    for (const Freed& range : freed) {
+      for (uint64_t site : openers)
+        (void)call_from(site, reinterpret_cast<uint64_t>(range.at), range.size,
+                        PROT_READ | PROT_WRITE, 0);
+      for (size_t offset = 0; offset < range.size; offset += range.size / 8) {
+        const uint64_t word = try_to_read(reinterpret_cast<uint64_t*>(range.at + offset));
+        ASSERT_NE(word, kSecret) << round;
+        if (word != 0) ++opened;
+      }
+    }
+  }
+  EXPECT_TRUE(opened > 0 || openers.empty());  // the attack comes through to its own memory
+  kill(neighbour, SIGKILL);
+  EXPECT_EQ(waitpid(neighbour, nullptr, 0), neighbour);
+  munmap(rounds, 4096);
+}
+
 }  // namespace
 }  // namespace caisson::test
