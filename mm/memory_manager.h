@@ -191,12 +191,13 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   Result<void> munmap(GuestAddr addr, uint64_t length);
   // shmdt(2): unmaps what is left of the attachment at `addr`; its file. EINVAL: there is none.
   Result<Ref<Mappable>> detach(GuestAddr addr);
-  Result<void> mprotect(GuestAddr addr, uint64_t length, int prot);
+  // `read_implies_exec`: what becomes readable becomes executable too, where it may.
+  Result<void> mprotect(GuestAddr addr, uint64_t length, int prot, bool read_implies_exec = false);
   Result<GuestAddr> mremap(GuestAddr old_addr, uint64_t old_length, uint64_t new_length, int flags,
                            GuestAddr new_addr);
   Result<void> madvise(GuestAddr addr, uint64_t length, int advice);
   // The new break, or the old one when it can't be moved.
-  GuestAddr brk(GuestAddr addr);
+  GuestAddr brk(GuestAddr addr, bool executable = false);
   Result<void> msync(GuestAddr addr, uint64_t length, int flags);
   // Writes one byte a page to `vector`, bit 0: resident.
   Result<void> mincore(GuestAddr addr, uint64_t length, GuestAddr vector);
@@ -358,7 +359,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // memory_map.cc, memory_protect.cc, memory_remap.cc
   bool is_patchable_locked(const MmapRequest& request) const REQUIRES_SHARED(mappings_);
   void populate_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
-  Result<void> protect_locked(GuestAddr addr, GuestAddr end, int prot, int grows, Garbage& garbage)
+  Result<void> protect_locked(GuestAddr addr, GuestAddr end, int prot, int implied, int grows)
       REQUIRES(mappings_);
   Result<void> protect_vma_locked(VmaSet::iterator it, GuestAddr addr, GuestAddr stop, int prot)
       REQUIRES(mappings_);

@@ -275,7 +275,7 @@ Result<Ref<Mappable>> MemoryManager::detach(GuestAddr addr) {
   return Ref<Mappable>::from(std::move(file));
 }
 
-GuestAddr MemoryManager::brk(GuestAddr addr) {
+GuestAddr MemoryManager::brk(GuestAddr addr, bool executable) {
   Garbage garbage(*this);
   WriteLock lock(mappings_);
   if (addr < brk_start_ || addr >= max_addr_) return brk_end_;
@@ -299,7 +299,7 @@ GuestAddr MemoryManager::brk(GuestAddr addr) {
     Vma vma;
     vma.start = old_top;
     vma.end = new_top;
-    vma.prot = PROT_READ | PROT_WRITE;
+    vma.prot = PROT_READ | PROT_WRITE | (executable ? PROT_EXEC : 0);
     if ((lock_future_ & MCL_FUTURE) != 0) vma.flags |= kVmaLocked;
     GuestAddr old_end = brk_end_;
     brk_end_ = addr;

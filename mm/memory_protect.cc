@@ -12,7 +12,8 @@ constexpr int kProtSem = 0x8;
 constexpr uint64_t kEagerCopyLimit = 1024 * 1024;
 }  // namespace
 
-Result<void> MemoryManager::mprotect(GuestAddr addr, uint64_t length, int prot) {
+Result<void> MemoryManager::mprotect(GuestAddr addr, uint64_t length, int prot,
+                                     bool read_implies_exec) {
   int grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP);
   prot &= ~(PROT_GROWSDOWN | PROT_GROWSUP);
   if (grows == (PROT_GROWSDOWN | PROT_GROWSUP)) return Errno(EINVAL);
@@ -22,6 +23,7 @@ Result<void> MemoryManager::mprotect(GuestAddr addr, uint64_t length, int prot) 
   if (length == 0 || addr + length < addr) return Errno(ENOMEM);
   if ((prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC | kProtSem)) != 0) return Errno(EINVAL);
   prot &= PROT_READ | PROT_WRITE | PROT_EXEC;
+  const int implied = read_implies_exec && (prot & PROT_READ) != 0 ? PROT_EXEC : 0;
   GuestAddr end = addr + length;
 
   // Private file pages that become writable are copied first, without the lock.
@@ -43,7 +45,7 @@ Result<void> MemoryManager::mprotect(GuestAddr addr, uint64_t length, int prot) 
   Garbage garbage(*this);
   WriteLock lock(mappings_);
   auto next_copy = copies.begin();
-  Result<void> result = protect_locked(addr, end, prot, grows, garbage);
+  Result<void> result = protect_locked(addr, end, prot, implied, grows);
   for (; next_copy != copies.end(); ++next_copy) {
     auto it = vmas_.find(next_copy->start);
     if (it != vmas_.end() && (it->second.prot & PROT_WRITE) != 0)
@@ -54,9 +56,10 @@ Result<void> MemoryManager::mprotect(GuestAddr addr, uint64_t length, int prot) 
   return result;
 }
 
-// Goes from vma to vma and stops at the first that can't be changed, as Linux.
-Result<void> MemoryManager::protect_locked(GuestAddr addr, GuestAddr end, int prot, int grows,
-                                           Garbage& garbage) {
+// Goes from vma to vma and stops at the first that can't be changed, as Linux. `implied` is added
+// where it is allowed.
+Result<void> MemoryManager::protect_locked(GuestAddr addr, GuestAddr end, int prot, int implied,
+                                           int grows) {
   auto it = vmas_.first_ending_after(addr);
   if (it == vmas_.end()) return Errno(ENOMEM);
   if (grows == PROT_GROWSDOWN) {
@@ -77,8 +80,9 @@ Result<void> MemoryManager::protect_locked(GuestAddr addr, GuestAddr end, int pr
       break;
     }
     GuestAddr stop = std::min(end, it->second.end);
-    if (it->second.prot != prot) {
-      result = protect_vma_locked(it, addr, stop, prot);
+    const int wanted = prot | (implied & it->second.max_prot);
+    if (it->second.prot != wanted) {
+      result = protect_vma_locked(it, addr, stop, wanted);
       if (!result.ok()) break;
     }
     addr = stop;

@@ -33,6 +33,8 @@ SyscallResult sys_mmap(CurrentTask& task, uint64_t addr, uint64_t length, int pr
     if (!request.file)  // Linux asks the mount first
       return Errno(request.no_exec && (prot & PROT_EXEC) != 0 ? EPERM : ENODEV);
   }
+  if ((prot & PROT_READ) != 0 && task.task().read_implies_exec() && !request.no_exec)
+    request.prot |= PROT_EXEC;
   return task.mm().mmap(request);
 }
 
@@ -41,14 +43,14 @@ SyscallResult sys_munmap(CurrentTask& task, uint64_t addr, uint64_t length) {
 }
 
 SyscallResult sys_mprotect(CurrentTask& task, uint64_t addr, uint64_t length, int prot) {
-  return task.mm().mprotect(addr, length, prot);
+  return task.mm().mprotect(addr, length, prot, task.task().read_implies_exec());
 }
 
 // Without protection keys only "no key" is right.
 SyscallResult sys_pkey_mprotect(CurrentTask& task, uint64_t addr, uint64_t length, int prot,
                                 int key) {
   if (key != -1) return Errno(EINVAL);
-  return task.mm().mprotect(addr, length, prot);
+  return task.mm().mprotect(addr, length, prot, task.task().read_implies_exec());
 }
 
 SyscallResult sys_mremap(CurrentTask& task, uint64_t old_addr, uint64_t old_length,
@@ -60,7 +62,9 @@ SyscallResult sys_madvise(CurrentTask& task, uint64_t addr, uint64_t length, int
   return task.mm().madvise(addr, length, advice);
 }
 
-SyscallResult sys_brk(CurrentTask& task, uint64_t addr) { return task.mm().brk(addr); }
+SyscallResult sys_brk(CurrentTask& task, uint64_t addr) {
+  return task.mm().brk(addr, task.task().read_implies_exec());
+}
 
 SyscallResult sys_msync(CurrentTask& task, uint64_t addr, uint64_t length, int flags) {
   return task.mm().msync(addr, length, flags);

@@ -41,6 +41,7 @@ SyscallResult sys_shmat(CurrentTask& task, int id, uint64_t addr, int flags) {
     request.prot |= PROT_EXEC;
     wanted |= 0111;
   }
+  if (task.task().read_implies_exec()) request.prot |= PROT_EXEC;
   ShmTable& table = task.kernel().shared_memory();
   Ref<ShmSegment> segment = TRY(table.begin_attach(ipc_caller(task), id, wanted));
   Cleanup attached([&] { table.end_attach(*segment); });

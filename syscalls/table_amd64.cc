@@ -156,7 +156,7 @@ constexpr SyscallEntry kAmd64[] = {
     full<sys_utime>(132, "utime"),
     full<sys_mknod>(133, "mknod"),
     refused<ENOSYS>(134, "uselib", "removed from Linux"),
-    partial<sys_personality>(135, "personality", "only ADDR_NO_RANDOMIZE has an effect"),
+    partial<sys_personality>(135, "personality", "only ADDR_NO_RANDOMIZE and READ_IMPLIES_EXEC have an effect"),
     full<sys_statfs>(137, "statfs"),
     full<sys_fstatfs>(138, "fstatfs"),
     full<sys_getpriority>(140, "getpriority"),

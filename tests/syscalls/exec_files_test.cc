@@ -182,6 +182,56 @@ std::vector<std::set<std::string>> layouts(int starts, const std::function<void(
   return seen;
 }
 
+// The protection of what is mapped at `address`.
+std::string protection_at(const void* address) {
+  std::istringstream lines(read_file("/proc/self/maps"));
+  const auto wanted = reinterpret_cast<unsigned long>(address);
+  unsigned long start, end;
+  char protection[8];
+  for (std::string line; std::getline(lines, line);)
+    if (sscanf(line.c_str(), "%lx-%lx %7s", &start, &end, protection) == 3 && start <= wanted &&
+        wanted < end)
+      return protection;
+  return "";
+}
+
+int print_personality(int, char**) {
+  write_all(1, std::to_string(personality(0xffffffff)));
+  return 0;
+}
+RegisterProbe print_personality_probe("personality", print_personality);
+
+TEST(Personality, ReadImpliesExecUntilTheNextProgram) {
+  TempDir dir;
+  write_file(dir.file("file"), "x");
+  Child child = Child::run([&] {
+    REQUIRE(personality(READ_IMPLIES_EXEC) == 0);
+    auto map = [](int protection, int fd) {
+      const int flags = MAP_PRIVATE | (fd < 0 ? MAP_ANONYMOUS : 0);
+      return mmap(nullptr, kPageSize, protection, flags, fd, 0);
+    };
+    REQUIRE(protection_at(map(PROT_READ, -1)) == "r-xp");
+    REQUIRE(protection_at(map(PROT_NONE, -1)) == "---p");
+    REQUIRE(protection_at(map(PROT_READ, must_open(dir.file("file"), O_RDONLY).get())) == "r-xp");
+    void* writable = map(PROT_WRITE, -1);
+    REQUIRE(protection_at(writable) == "-w-p");
+    REQUIRE(mprotect(writable, kPageSize, PROT_READ | PROT_WRITE) == 0);
+    REQUIRE(protection_at(writable) == "rwxp");
+    void* heap = sbrk(kPageSize);
+    REQUIRE(protection_at(heap) == "rwxp");
+    return 0;
+  });
+  EXPECT_THAT(child.wait(), ExitedWith(0));
+  EXPECT_EQ(run(program_path(), {"x", "--probe=stack"}, {},
+                [] { REQUIRE(personality(READ_IMPLIES_EXEC) == 0); })
+                .output,
+            "rw-p");
+  EXPECT_EQ(run(program_path(), {"x", "--probe=personality"}, {},
+                [] { REQUIRE(personality(READ_IMPLIES_EXEC) == 0); })
+                .output,
+            "0");
+}
+
 TEST(Layout, IsAnotherOneAtEachStart) {
   for (const auto& addresses : layouts(4, [] {})) EXPECT_GE(addresses.size(), 3u);
 }
