@@ -1,6 +1,6 @@
 // CallPatcher: which files' system calls are patched, so that they come without a trap.
 //
-// One per sandbox. Tasks report some of their trapped calls; a host file whose text has made enough
+// One per sandbox. Workers report some of the trapped calls; a host file whose text has made enough
 // of them gets a patched image (platform/platform.h), which is mapped instead of its text from then
 // on, in all address spaces. Other memory than the text of host files is never patched: nobody in
 // the sandbox can change those. Lock: mu_.
@@ -27,7 +27,7 @@ class CallPatcher {
   void trapped(MemoryManager& mm, GuestAddr rip) EXCLUDES(mu_);
   // Whether reports are wanted at all.
   bool is_on() const { return after_ != 0; }
-  // A task reports one of so many trapped calls.
+  // A worker reports one of so many trapped calls.
   uint32_t traps_per_report() const { return after_ < kTrapsPerReport ? 1 : kTrapsPerReport; }
 
  private:

@@ -243,7 +243,6 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   Registers entry_regs_{};               // of the system call under way
   const SyscallEntry* entry_ = nullptr;  // of that call
   bool is_reentry_ = false;              // the call has been shown to the observer already
-  uint32_t trapped_calls_ = 0;           // since it began
   platform::Fault last_fault_;           // of the last fault that became a signal, in every frame
   std::optional<Errno> restart_;         // the call ended with this restart code
   std::optional<DequeuedSignal> dequeued_;

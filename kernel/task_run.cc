@@ -232,10 +232,11 @@ void Task::wait_for_memory() {
   set_state(RunOperation{make_memory_wait(), false, std::nullopt});
 }
 
-// One in many, so that the rest pays nothing for it.
+// One in many, so that the rest pays nothing for it; of all tasks together, as many make few calls.
 void Task::report_trap(CurrentTask& current) {
+  static thread_local uint32_t trapped_calls = 0;  // this worker's
   CallPatcher& patcher = kernel.call_patcher();
-  if (!patcher.is_on() || ++trapped_calls_ % patcher.traps_per_report() != 0) return;
+  if (!patcher.is_on() || ++trapped_calls % patcher.traps_per_report() != 0) return;
   patcher.trapped(current.mm(), context->regs().rip);
 }
 
