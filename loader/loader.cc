@@ -148,6 +148,7 @@ Result<LoadedProgram> build(platform::Platform& platform, MemoryFile& memory,
   // A static position-independent program lies in the mapping area: its heap gets room elsewhere.
   bool move_heap = elf.is_position_independent() && !interpreter;
   mm->set_brk_start(move_heap ? mm->random_program_base() : program.end);
+  mm->map_heap_ahead();
 
   StackContents contents;
   contents.filename = request.filename;

@@ -43,7 +43,7 @@ bool needs_copy_to_write(const Vma& vma) {
 Result<MemoryRange> MemoryManager::allocate_private_locked(GuestAddr start, uint64_t length,
                                                            bool* is_warm) {
   if (length >= kDirectAllocation) return memory_.allocate(length, start);
-  bool heap = brk_start_ != 0 && start >= brk_start_ && start < page_up(brk_end_);
+  bool heap = brk_start_ != 0 && start >= brk_start_ && start <= page_up(brk_end_);
   MemoryRange& carve = heap ? heap_carve_ : carve_;
   if (carve.length < length) {
     MemoryRange fresh = TRY(memory_.reserve(heap ? kHeapCarveChunk : kCarveChunk));

@@ -246,6 +246,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // Where a position-independent program goes: below two thirds of the address space, as Linux.
   GuestAddr random_program_base();
   void set_brk_start(GuestAddr addr);
+  void map_heap_ahead();
   // Makes the stack and returns its end (the first address above it).
   Result<GuestAddr> make_stack(bool executable);
   void set_program(ProgramLayout layout);
@@ -258,6 +259,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // /proc/PID/pagemap, an entry a page.
   void read_pagemap(GuestAddr start, std::span<uint64_t> entries);
   MemoryUse usage() const;
+  // The peak as far as it was counted by now, in bytes; costs nothing.
+  uint64_t known_peak_resident() const { return peak_resident_.load(std::memory_order_relaxed); }
   bool is_mapped(GuestAddr addr) const;
   // How much from `addr` on, at most `length`, is in mappings with PROT_READ. A copy asks only what
   // the processor does, which reads what is mapped for writing or execution alone.

@@ -71,6 +71,34 @@ TEST_F(MemoryManagerTest, TheMapperIsWokenRarely) {
   EXPECT_TRUE(space().store(*memory_, reserved + 0xfffff, 7));
 }
 
+TEST_F(MemoryManagerTest, AHeapIsMappedAhead) {
+  mm_->set_brk_start(0x500000);
+  mm_->map_heap_ahead();
+  EXPECT_EQ(space().mapper_orders, 1u);
+  GuestAddr start = mm_->brk(0);
+  EXPECT_EQ(space().load(*memory_, start), -1);
+  EXPECT_EQ(mm_->handle_fault(start, Access::kRead, SIGSEGV).code, SEGV_MAPERR);
+  EXPECT_EQ(mm_->brk(start + 0x21000), start + 0x21000);
+  EXPECT_EQ(space().mapper_orders, 1u);
+  EXPECT_EQ(space().load(*memory_, start), 0);
+  EXPECT_TRUE(space().store(*memory_, start, 7));
+  EXPECT_EQ(map(4096, kRw, kAnon | MAP_FIXED, start + 0x80000), start + 0x80000);
+  EXPECT_EQ(space().load(*memory_, start + 0x80000), 0);
+  EXPECT_EQ(mm_->brk(start + 0x81000), start + 0x21000);
+  EXPECT_EQ(mm_->brk(start), start);
+  EXPECT_EQ(space().load(*memory_, start), -1);
+}
+
+TEST_F(MemoryManagerTest, AHeapIsNotMappedOverOthers) {
+  mm_->set_brk_start(0x500000);
+  GuestAddr other = map(4096, kRw, kAnon | MAP_FIXED, mm_->brk(0) + 0x10000);
+  EXPECT_TRUE(space().store(*memory_, other, 7));
+  unsigned orders = space().mapper_orders;
+  mm_->map_heap_ahead();
+  EXPECT_EQ(space().mapper_orders, orders);
+  EXPECT_EQ(space().load(*memory_, other), 7);
+}
+
 // What replaces parked memory in the stub gives it back; nothing of it shows anywhere.
 TEST_F(MemoryManagerTest, ParkedMemoryIsReplaced) {
   GuestAddr addr = map(64 * 1024);

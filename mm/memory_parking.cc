@@ -160,6 +160,22 @@ Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr star
   return {};
 }
 
+// With the rest of a new program, so that its first brk(2) needs the mapper no more.
+void MemoryManager::map_heap_ahead() {
+  WriteLock lock(mappings_);
+  const GuestAddr end = brk_start_ + kAhead;
+  if (end > max_addr_ || !is_free_locked(brk_start_, kAhead) || parked_.overlaps(brk_start_, end))
+    return;
+  Result<MemoryRange> range = allocate_private_locked(brk_start_, kAhead);
+  if (!range.ok()) return;
+  parked_.insert({brk_start_, end, range.value().offset, false});
+  platform::MapOrder order;
+  order.addr = brk_start_;
+  order.length = kAhead;
+  order.offset = range.value().offset;
+  space_->map(order);
+}
+
 void MemoryManager::drop_parked_pages() {
   WriteLock lock(mappings_);
   // Also of what no mapping has used: a guest that tampers may have touched it.
