@@ -78,7 +78,8 @@ void Task::leave_address_space(CurrentTask&) {
         wake_futex_word(*mm, kernel.futexes(), addr, true, 1);
     }
     clear_child_tid = 0;
-    uint64_t peak = mm->usage().peak_resident;
+    // Counting takes time in proportion to the memory: it is left to the last user.
+    uint64_t peak = mm->ref_count() > 2 ? mm->known_peak_resident() : mm->usage().peak_resident;
     MutexLock lock(group.mu);
     group.peak_resident_bytes = std::max(group.peak_resident_bytes, peak);
   }
