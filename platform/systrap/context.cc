@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "host/raw_syscall.h"
 #include "platform/systrap/stub_image.h"
@@ -272,15 +273,17 @@ void SystrapContext::go(bool wake) {
     write_frame(thread);
   }
   thread.context = this;
-  is_fresh_ = false;
+  const bool begins = std::exchange(is_fresh_, false);
   workers.add_running(thread);
   // The old request must be out of the slot before a worker may take what it finds there for a new
   // one; a request that comes before the phase is set is seen by this worker's next look.
   uint32_t before = slot.state.exchange(wake ? SLOT_STATE_RUN : SLOT_STATE_PARKED);
   uint64_t word = thread.start_generation(Phase::kGuest);
   // From here on this context may be somebody else's; the thread and its process stay.
-  if (wake && before != SLOT_STATE_REQUEST)
+  if (begins || before != SLOT_STATE_REQUEST) Workers::lets_go(begins);
+  if (wake && before != SLOT_STATE_REQUEST) {
     host::raw_syscall(SYS_futex, host::raw_arg(&slot.state), FUTEX_WAKE, 1).ignore();
+  }
   if (thread.interrupt_flag.load() && thread.interrupt_flag.exchange(false))
     process->interrupt_thread(thread, word);
   // kill() may have looked at this thread before it was the guest's.

@@ -405,7 +405,8 @@ void StubProcess::hold(SystrapContext& context) {
         if (context.thread() == nullptr || outstanding_.load() != 0) {
           held_.push_back(&context);
           context.held.store(true);
-          orders_->ring.store(1);  // a worker looks for acknowledgements before it sleeps
+          orders_->ring.store(1);   // a worker looks for acknowledgements before it sleeps
+          Workers::lets_go(false);  // the mapper, for one
           ++turn;
           return;
         }

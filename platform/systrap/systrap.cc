@@ -75,6 +75,7 @@ std::vector<seccomp::Rule> Systrap::syscall_filters() {
       {SYS_memfd_create, "acknowledgement file of a new stub", {}},
       {SYS_ftruncate, "acknowledgement file of a new stub", {}},
       {SYS_lseek, "a new stub thread's id", {}},
+      {SYS_sched_yield, "a worker that polls for long", {}},
       {SYS_sched_setaffinity, "workers are pinned, guests pin themselves", {}},
       {SYS_setpriority, "guests' nice values", {}},
   };

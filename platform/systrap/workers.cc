@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <utility>
 
 #include "base/check.h"
 #include "host/event_loop.h"
@@ -17,15 +18,21 @@ namespace {
 
 // How long a worker polls after the last request, and how long a stub thread polls for its answer.
 constexpr uint64_t kPollNs = 20'000;
+// More for a thread that was asleep: an idle CPU takes as long to wake. And for one that begins:
+// programs first ask the CPU what it can do, which is slow in virtual machines, and make many
+// calls.
+constexpr uint64_t kWakeNs = 40'000;
+constexpr uint64_t kBeginNs = 400'000;
 constexpr int64_t kPatienceNs = 200'000;
-constexpr uint32_t kStubSpinCycles = 12'000;
+constexpr uint32_t kStubSpinCycles = 30'000;
 // A gap this long between two looks means that the CPU was given to somebody else.
 constexpr uint64_t kPreemptedNs = 8'000;
 constexpr uint32_t kMaxSkip = 256;
 // A worker that was rung this often in a row by threads that went on asks another to poll for them.
 constexpr uint32_t kStreak = 3;
 
-thread_local bool on_worker = false;
+thread_local Sleeper* own_sleeper = nullptr;  // a worker's
+thread_local uint64_t extra_poll_ns = 0;      // for what it let go on since it polled
 
 }  // namespace
 
@@ -47,10 +54,16 @@ Workers::Workers(SharedMemory& memory)
   for (size_t i = 0; i < cpus_.size(); ++i) control.cpu_worker[cpus_[i]] = static_cast<uint8_t>(i);
 }
 
-bool Workers::is_worker() { return on_worker; }
+bool Workers::is_worker() { return own_sleeper != nullptr; }
+
+void Workers::lets_go(bool begins) {
+  if (own_sleeper == nullptr) return;
+  own_sleeper->looks.store(1, std::memory_order_relaxed);
+  extra_poll_ns = std::max(extra_poll_ns, begins ? kBeginNs : kWakeNs);
+}
 
 void Workers::bind(int worker) {
-  on_worker = true;
+  own_sleeper = &memory_.control().sleepers[worker];
   bound_.fetch_add(1);
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -180,23 +193,41 @@ bool Workers::may_poll(const WorkerState& state) const {
   return cpus_.size() > 1 && state.busy < static_cast<int>(cpus_.size());
 }
 
-bool Workers::may_begin(WorkerState& state) {
-  if (!state.invited.exchange(false, std::memory_order_relaxed)) {
-    uint32_t skip = skip_.load(std::memory_order_relaxed);
-    if (skip > 0) {
-      skip_.store(skip - 1, std::memory_order_relaxed);
-      return false;
-    }
-    // The thread that rang goes on here, on this CPU: polling is for somebody elsewhere,
-    // if there is anybody.
-    bool goes_on = state.rung && state.last != nullptr &&
-                   StubThread::phase_of(state.last->phase().load()) == Phase::kGuest;
-    state.streak = goes_on ? state.streak + 1 : 0;
-    if (goes_on && may_poll(state) && bound_.load(std::memory_order_relaxed) > 1) {
-      if (state.streak > kStreak) invite(state);
-      return false;
-    }
+// Whether the thread that was answered last goes on here: polling would keep it off this CPU.
+bool Workers::shares_cpu(const WorkerState& state) const {
+  return state.last != nullptr && bound_.load(std::memory_order_relaxed) > 1 &&
+         state.last->slot().worker.load(std::memory_order_relaxed) == number(state) + 1 &&
+         StubThread::phase_of(state.last->phase().load()) == Phase::kGuest;
+}
+
+// A worker that is off and on its CPU in turns with a guest thread has another poll for it.
+void Workers::notice_sharing(WorkerState& state) {
+  // Who polled for its answer is elsewhere. Its slot's line is left to it.
+  if (state.hot && extra_poll_ns == 0) return;
+  if (!shares_cpu(state)) {
+    state.streak = 0;
+    return;
   }
+  if (state.hot) {
+    cool_down(state);
+  } else if (++state.streak <= kStreak || skips()) {
+    return;
+  }
+  if (may_poll(state)) invite(state);
+}
+
+// Polls that gained nothing are paid for with opportunities.
+bool Workers::skips() {
+  uint32_t skip = skip_.load(std::memory_order_relaxed);
+  if (skip == 0) return false;
+  skip_.store(skip - 1, std::memory_order_relaxed);
+  return true;
+}
+
+bool Workers::may_begin(WorkerState& state) {
+  if (!state.invited.exchange(false, std::memory_order_relaxed) && extra_poll_ns < kBeginNs &&
+      (skips() || shares_cpu(state)))
+    return false;
   return may_poll(state);
 }
 
@@ -221,12 +252,13 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
   if (!state.hot) {
     if (!may_begin(state)) return nullptr;
     uint32_t none = 0;
-    if (!control.hot.compare_exchange_strong(none, 1)) return nullptr;
+    if (!control.hot.compare_exchange_strong(none, number(state) + 1)) return nullptr;
     state.hot = true;
   }
   // The clock is looked at when the next request does not come at once.
   uint64_t begin = 0;
   uint64_t last = 0;
+  const uint64_t limit = kPollNs + std::exchange(extra_poll_ns, 0);
   for (;;) {
     for (int i = 0; i < 16; ++i) {
       platform::Context* context = nullptr;
@@ -245,13 +277,15 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
     uint64_t now = host::monotonic_ns();
     if (begin == 0) begin = last = now;
     bool preempted = now - last > kPreemptedNs;
-    if (preempted || now - begin > kPollNs || !may_poll(state)) {
+    if (preempted || now - begin > limit || !may_poll(state)) {
       uint32_t failures = std::min(failures_.load(std::memory_order_relaxed) + 1, 8u);
       failures_.store(failures, std::memory_order_relaxed);
       skip_.store(std::min(uint32_t{1} << failures, kMaxSkip), std::memory_order_relaxed);
       break;
     }
     last = now;
+    // Who wants this CPU need not wait for the rest of a long poll, and ends it.
+    if (now - begin > kPollNs) host::raw_syscall(SYS_sched_yield).ignore();
   }
   cool_down(state);
   return nullptr;
@@ -261,6 +295,15 @@ platform::Context* Workers::next_event(int worker, const platform::WorkSource& s
   WorkerState& state = workers_[static_cast<size_t>(worker)];
   Sleeper& sleeper = memory_.control().sleepers[worker];
   StubProcess::end_turn();
+  notice_sharing(state);
+  sleeper.looks.store(1, std::memory_order_relaxed);
+  platform::Context* context = find_event(state, sleeper, source);
+  sleeper.looks.store(0, std::memory_order_relaxed);
+  return context;
+}
+
+platform::Context* Workers::find_event(WorkerState& state, Sleeper& sleeper,
+                                       const platform::WorkSource& source) {
   for (;;) {
     if (platform::Context* context = take(state, false)) return context;
     if (source.has_work()) return nullptr;
@@ -283,7 +326,6 @@ platform::Context* Workers::next_event(int worker, const platform::WorkSource& s
       skip_.store(skip_.load(std::memory_order_relaxed) / 2, std::memory_order_relaxed);
       failures_.store(failures - 1, std::memory_order_relaxed);
     }
-    state.rung = !state.invited.load(std::memory_order_relaxed);
   }
 }
 
@@ -294,12 +336,12 @@ void Workers::wake(int worker) {
 }
 
 void Workers::ring_if_foreign() {
-  if (!on_worker) ring();
+  if (!is_worker()) ring();
 }
 
 void Workers::ring() {
   // A worker looks for work again before it sleeps or polls.
-  if (on_worker || memory_.control().hot.load() != 0) return;
+  if (is_worker() || memory_.control().hot.load() != 0) return;
   int cpu = sched_getcpu();
   int own = cpu >= 0 && cpu < CONTROL_MAX_CPUS ? memory_.control().cpu_worker[cpu] : 0;
   if (memory_.control().sleepers[own].asleep.load() != 0) {

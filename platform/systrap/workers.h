@@ -4,8 +4,9 @@
 // see the request; otherwise the stub rings the worker of its own CPU. A worker that goes to sleep
 // first sets its `asleep` flag (or takes back `hot`), then looks at every running slot once more,
 // so no request is missed; a stub repeats a wake-up that woke nobody until the flag is gone. At
-// most one worker polls; none does on one CPU or when guest threads could use every CPU; polling
-// ends soon after the last request, and is tried less often when it gains nothing.
+// most one worker polls; none does on one CPU, when guest threads could use every CPU, or on the
+// CPU of the thread that it would poll for; polling ends soon after the last request, and is tried
+// less often when it gains nothing. docs/design.md, "Who polls, and for how long".
 #pragma once
 
 #include <array>
@@ -33,6 +34,9 @@ class Workers {
   void ring();
   // ring(), but only from a thread that is not a worker: a worker looks for itself.
   void ring_if_foreign();
+  // This worker wakes a thread, perhaps one that `begins`, and looks for requests next. It may lose
+  // its CPU to the thread, which then needs to ring nobody.
+  static void lets_go(bool begins);
 
   void register_thread(StubThread& thread) { threads_[thread.id()].store(&thread); }
   void add_running(StubThread& thread);
@@ -44,9 +48,8 @@ class Workers {
  private:
   struct WorkerState {
     bool hot = false;
-    bool rung = false;                 // it slept before its last event
     std::atomic<bool> invited{false};  // by another: to poll
-    uint32_t streak = 0;               // rings in a row by threads that went on at once
+    uint32_t streak = 0;               // turns in a row after which the thread went on here
     uint32_t scan_from = 0;
     StubThread* last = nullptr;  // whose request was the last
     int busy = 0;                // threads in the guest that did not wait when last looked at
@@ -56,9 +59,17 @@ class Workers {
   platform::Context* claim(WorkerState& state, StubThread& thread);
   static bool asks(StubThread& thread);
   platform::Context* scan(WorkerState& state, bool all);
+  platform::Context* find_event(WorkerState& state, Sleeper& sleeper,
+                                const platform::WorkSource& source);
   platform::Context* poll(WorkerState& state, const platform::WorkSource& source, bool& work);
   bool may_poll(const WorkerState& state) const;
   bool may_begin(WorkerState& state);
+  bool shares_cpu(const WorkerState& state) const;
+  void notice_sharing(WorkerState& state);
+  bool skips();
+  uint32_t number(const WorkerState& state) const {
+    return static_cast<uint32_t>(&state - workers_.data());
+  }
   void invite(const WorkerState& from);
   void cool_down(WorkerState& state);
   void wake(int worker);

@@ -44,6 +44,13 @@
 #define USER_SS 0x2b
 #define FLAGS_KEPT_BY_HOST 0x204000     // ID and NT: rt_sigreturn(2) leaves them as they are
 #define CPU_NODE_SEGMENT 0x7b
+
+// eax = the worker of this CPU; r12 = control page.
+#define OWN_WORKER \
+        mov     $CPU_NODE_SEGMENT, %eax; \
+        lsl     %eax, %eax; \
+        and     $(CONTROL_MAX_CPUS - 1), %eax; \
+        movzbl  CONTROL_CPU_WORKER(%r12, %rax), %eax
 // The registers that a call passes in SLOT_REGS as they are; rbx, rsp and the flags need care.
 #define EACH_REGISTER(DO) \
         DO(RDX, rdx); DO(RSI, rsi); DO(RDI, rdi); DO(RBP, rbp); DO(R8, r8); DO(R9, r9); DO(R10, r10); \
@@ -374,14 +381,24 @@ wait_start:
         jnz     2b
         cmp     $SLOT_STATE_REQUEST, %eax
         jne     3f
+        OWN_WORKER
+        inc     %eax
+        cmp     %eax, CONTROL_HOT(%r12)
+        je      4f                      // who polls has this CPU when this thread is off it
         rdtsc
         shl     $32, %rdx
         or      %rdx, %rax
         cmp     %r8, %rax
         jb      1b
-3:      xor     %r8d, %r8d
+3:      OWN_WORKER
+        inc     %eax
+4:      mov     %eax, SLOT_WORKER(%rbx)
+        xor     %r8d, %r8d
         jmp     sleep
 ring_and_sleep:
+        OWN_WORKER
+        inc     %eax
+        mov     %eax, SLOT_WORKER(%rbx)
         lea     sleep(%rip), %r9
         jmp     ring
 // r8d = not 0: no worker could be woken: look again after a while.
@@ -582,14 +599,13 @@ site_private_wake:
 ring:
         xor     %r8d, %r8d
 ring_again:
-        mov     $CPU_NODE_SEGMENT, %eax
-        lsl     %eax, %eax
-        and     $(CONTROL_MAX_CPUS - 1), %eax
-        movzbl  CONTROL_CPU_WORKER(%r12, %rax), %eax
+        OWN_WORKER
         shl     $6, %eax
         lea     CONTROL_SLEEPERS(%r12, %rax), %r13
         cmpl    $0, (%r13)
         jne     ring_this
+        cmpl    $0, SLEEPER_LOOKS(%r13)
+        jne     ring_done               // it waits for this CPU; another's would be woken for nothing
         mov     CONTROL_WORKERS(%r12), %ecx
         lea     CONTROL_SLEEPERS(%r12), %r13
 1:      cmpl    $0, (%r13)

@@ -60,15 +60,16 @@
 #define SLOT_FRAME 24         // u32: offset of the host's struct ucontext in the slot
 #define SLOT_INFO 28          // u32: offset of the host's siginfo_t in the slot
 #define SLOT_SIGNO 32         // u32
-#define SLOT_RAX 40           // u64: a call's number, and its result
-#define SLOT_RIP 48           // u64
-#define SLOT_SELF 64          // u64: the slot's address in the stub
-#define SLOT_GATE 72          // u64: address of the stub's call gate
-#define SLOT_WAIT_RETURN 80   // u64: where the guest goes on after a private wait
-#define SLOT_FLAGS 88         // u64: with SLOT_ENTRY_SAVED; the arithmetic ones mean nothing
-#define SLOT_REGS 128         // the caller's other registers: REGS_*
-#define SLOT_RESUME_FS 256    // u64: for resumption by a frame
-#define SLOT_RESUME_GS 264    // u64
+#define SLOT_WORKER 36  // u32: the worker of the CPU that it last slept or rang on, + 1; a hint
+#define SLOT_RAX 40     // u64: a call's number, and its result
+#define SLOT_RIP 48     // u64
+#define SLOT_SELF 64    // u64: the slot's address in the stub
+#define SLOT_GATE 72    // u64: address of the stub's call gate
+#define SLOT_WAIT_RETURN 80  // u64: where the guest goes on after a private wait
+#define SLOT_FLAGS 88        // u64: with SLOT_ENTRY_SAVED; the arithmetic ones mean nothing
+#define SLOT_REGS 128        // the caller's other registers: REGS_*
+#define SLOT_RESUME_FS 256   // u64: for resumption by a frame
+#define SLOT_RESUME_GS 264   // u64
 
 #define SLOT_CALL 320  // CALLS_MAX calls
 
@@ -142,7 +143,7 @@
 #define ACK_FAILED 8
 
 // ---- Control page: written by the kernel only.
-#define CONTROL_HOT 0        // u32: workers that poll now
+#define CONTROL_HOT 0        // u32: the worker that polls now, + 1; 0: none
 #define CONTROL_SPIN 4       // u32: how long a stub thread polls for its answer, TSC cycles
 #define CONTROL_PARENT 8     // u32: pid of the kernel process as stubs see it
 #define CONTROL_WORKERS 12   // u32
@@ -151,8 +152,9 @@
 #define CONTROL_CPU_WORKER 1024  // u8 per CPU (CONTROL_MAX_CPUS): its worker's index
 #define CONTROL_MAX_CPUS 1024
 #define CONTROL_SLEEPERS \
-  2048  // one line per worker: u32 asleep flag, the futex word of its doorbell
+  2048  // one line per worker: u32 asleep flag, the futex word of its doorbell; SLEEPER_LOOKS
 #define CONTROL_MAX_WORKERS 32
+#define SLEEPER_LOOKS 4        // u32: not 0: it is awake, and looks for requests before all else
 #define CONTROL_FILTER 0x1000  // the guest-thread filter's instructions
 
 #ifndef __ASSEMBLER__
@@ -195,7 +197,7 @@ struct Slot {
   uint32_t frame;
   uint32_t info;
   uint32_t signo;
-  uint32_t pad;
+  Shared<uint32_t> worker;
   uint64_t rax;
   uint64_t rip;
   alignas(64) uint64_t self;
@@ -231,6 +233,7 @@ struct AckPage {
 
 struct alignas(64) Sleeper {
   Shared<uint32_t> asleep;
+  Shared<uint32_t> looks;
 };
 
 struct ControlPage {

@@ -8,7 +8,8 @@ static_assert(offsetof(Slot, entry) == SLOT_ENTRY && offsetof(Slot, resume) == S
 static_assert(offsetof(Slot, calls) == SLOT_CALLS);
 static_assert(offsetof(Slot, resume_frame) == SLOT_RESUME_FRAME);
 static_assert(offsetof(Slot, frame) == SLOT_FRAME && offsetof(Slot, info) == SLOT_INFO);
-static_assert(offsetof(Slot, signo) == SLOT_SIGNO && SLOT_RIP + 8 <= 64);
+static_assert(offsetof(Slot, signo) == SLOT_SIGNO && offsetof(Slot, worker) == SLOT_WORKER &&
+              SLOT_RIP + 8 <= 64);
 static_assert(offsetof(Slot, rax) == SLOT_RAX && offsetof(Slot, rip) == SLOT_RIP);
 static_assert(offsetof(Slot, self) == SLOT_SELF && offsetof(Slot, gate) == SLOT_GATE);
 static_assert(offsetof(Slot, wait_return) == SLOT_WAIT_RETURN);
@@ -51,6 +52,7 @@ static_assert(offsetof(ControlPage, filter_length) == CONTROL_FPROG);
 static_assert(offsetof(ControlPage, filter_address) == CONTROL_FPROG + 8);
 static_assert(offsetof(ControlPage, cpu_worker) == CONTROL_CPU_WORKER);
 static_assert(offsetof(ControlPage, sleepers) == CONTROL_SLEEPERS && sizeof(Sleeper) == 64);
+static_assert(offsetof(Sleeper, looks) == SLEEPER_LOOKS);
 static_assert(sizeof(ControlPage) <= CONTROL_FILTER);
 static_assert(uint64_t{STUB_SLOTS} + uint64_t{SLOT_COUNT} * SLOT_SIZE <= STUB_REGION_SIZE);
 
