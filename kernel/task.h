@@ -103,7 +103,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
 
   // --- Steps of exec, by the owner.
   void take_over_leadership() EXCLUDES(task_tree_mu);
-  void give_up_address_space(CurrentTask& current);
+  void give_up_address_space();
 
   // --- own
   std::optional<SignalSet> saved_mask;  // to restore when the call returns; also in a frame
@@ -219,8 +219,8 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   Delivery handle(CurrentTask& current, DequeuedSignal dequeued);
   void adjust_for_handler(uint64_t action_flags);
 
-  void begin_exit(CurrentTask& current);
-  void leave_address_space(CurrentTask& current);
+  bool begin_exit(CurrentTask& current);
+  void leave_address_space(bool counts_resident);
   void exit_notify();
 
   RunState run_state_{RunGuest{}};  // own

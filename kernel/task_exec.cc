@@ -174,7 +174,7 @@ void ExecOperation::commit(CurrentTask& current) {
   files->remove_close_on_exec();
   group.timers->remove_posix_timers();
 
-  task.give_up_address_space(current);
+  task.give_up_address_space();
   install_image(task, std::move(image_));
 }
 
@@ -201,6 +201,6 @@ void Task::take_over_leadership() {
   }
 }
 
-void Task::give_up_address_space(CurrentTask& current) { leave_address_space(current); }
+void Task::give_up_address_space() { leave_address_space(true); }
 
 }  // namespace caisson

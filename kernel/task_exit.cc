@@ -14,16 +14,16 @@ namespace caisson {
 
 Task::Next Task::turn_exit(CurrentTask& current) {
   RefOrNull<Task> keep(this);
-  begin_exit(current);
-  leave_address_space(current);
+  const bool is_last = begin_exit(current);
+  leave_address_space(is_last);
   set_files(nullptr);
   set_fs(nullptr);
   exit_notify();
   return Next::kLeft;
 }
 
-// From here on no signal is taken, and the group counts one less.
-void Task::begin_exit(CurrentTask& current) {
+// From here on no signal is taken, and the group counts one less. Whether this was its last task.
+bool Task::begin_exit(CurrentTask& current) {
   bool is_last = false;
   bool stop_is_complete = false;
   int status = 0;
@@ -61,10 +61,12 @@ void Task::begin_exit(CurrentTask& current) {
   dequeued_.reset();
   restart_block = nullptr;
   if (is_last) group.timers->clear();
+  return is_last;
 }
 
-// Linux: exit_mm_release(). Also the step of exec in which the old address space is given up.
-void Task::leave_address_space(CurrentTask&) {
+// Linux: exit_mm_release(). Also the step of exec in which the old address space is given up. As
+// there, exec and a process' last task count what is resident, for ru_maxrss; that takes time.
+void Task::leave_address_space(bool counts_resident) {
   RefOrNull<MemoryManager> mm = mm_;
   if (mm) {
     if (robust_list != 0)
@@ -78,10 +80,13 @@ void Task::leave_address_space(CurrentTask&) {
         wake_futex_word(*mm, kernel.futexes(), addr, true, 1);
     }
     clear_child_tid = 0;
-    // Counting takes time in proportion to the memory: it is left to the last user.
-    uint64_t peak = mm->ref_count() > 2 ? mm->known_peak_resident() : mm->usage().peak_resident;
-    MutexLock lock(group.mu);
-    group.peak_resident_bytes = std::max(group.peak_resident_bytes, peak);
+    if (counts_resident) {
+      // A child of vfork(2) leaves its parent's memory: a count that is not old will do.
+      constexpr uint64_t kRecentNs = 10'000'000;
+      uint64_t peak = mm->peak_resident(vfork_done ? kRecentNs : 0);
+      MutexLock lock(group.mu);
+      group.peak_resident_bytes = std::max(group.peak_resident_bytes, peak);
+    }
   }
   // The platform's count ends with the stub thread.
   uint64_t used = context->cpu_time_ns();

@@ -259,8 +259,8 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // /proc/PID/pagemap, an entry a page.
   void read_pagemap(GuestAddr start, std::span<uint64_t> entries);
   MemoryUse usage() const;
-  // The peak as far as it was counted by now, in bytes; costs nothing.
-  uint64_t known_peak_resident() const { return peak_resident_.load(std::memory_order_relaxed); }
+  // In bytes. Counts what is resident, unless that was done in the last `max_age_ns`.
+  uint64_t peak_resident(uint64_t max_age_ns) const;
   bool is_mapped(GuestAddr addr) const;
   // How much from `addr` on, at most `length`, is in mappings with PROT_READ. A copy asks only what
   // the processor does, which reads what is mapped for writing or execution alone.
@@ -453,6 +453,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   MemoryUse use_ GUARDED_BY(mappings_);        // resident is counted when asked
   // Of the moments when it was counted: when asked, and before much goes.
   mutable std::atomic<uint64_t> peak_resident_ = 0;
+  mutable std::atomic<uint64_t> resident_counted_ns_ = 0;  // when peak_resident() did
   // Highest gap search: below mmap_base_ no gap of 2^n pages or more lies above the n-th.
   static constexpr size_t kGapClasses = 36;
   std::array<GuestAddr, kGapClasses> search_tops_ GUARDED_BY(mappings_) = {};

@@ -5,6 +5,7 @@
 #include <cinttypes>
 #include <cstdio>
 
+#include "host/event_loop.h"
 #include "mm/memory_manager.h"
 
 namespace caisson {
@@ -279,6 +280,16 @@ void MemoryManager::note_peak_before_locked(uint64_t length) const {
   constexpr uint64_t kMuch = 1024 * 1024;
   uint64_t peak = peak_resident_.load(std::memory_order_relaxed);
   if (length >= std::max(kMuch, peak / 16)) note_peak(resident_locked(0, max_addr_).all());
+}
+
+uint64_t MemoryManager::peak_resident(uint64_t max_age_ns) const {
+  const uint64_t now = host::monotonic_ns();
+  if (now - resident_counted_ns_.load(std::memory_order_relaxed) >= max_age_ns) {
+    ReadLock lock(mappings_);
+    note_peak(resident_locked(0, max_addr_).all());
+    resident_counted_ns_.store(now, std::memory_order_relaxed);
+  }
+  return peak_resident_.load(std::memory_order_relaxed);
 }
 
 MemoryUse MemoryManager::usage() const {

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
+#include <cstring>
 #include <thread>
 
 #include "tests/util/child.h"
@@ -385,6 +387,42 @@ TEST(Sigchld, IsSentWithDetails) {
   EXPECT_EQ(sigchld_info.si_code, CLD_EXITED);
   EXPECT_EQ(sigchld_info.si_status, 11);
   EXPECT_THAT(child.wait(), ExitedWith(11));
+}
+
+// ru_maxrss, in KiB.
+TEST(Wait4, MaximumResidentSizeOfAProcessWhoseThreadsEndTogether) {
+  constexpr size_t kSize = 20 << 20;
+  for (int i = 0; i < 20; ++i) {
+    const pid_t pid = fork_running([]() -> int {
+      Mapping memory = Mapping::anonymous(kSize);
+      memset(memory.as<char>(), 1, kSize);
+      std::atomic<int> spinning = 0;
+      for (int n = 0; n < 3; ++n)
+        std::thread([&spinning] {
+          for (++spinning;;) asm volatile("");
+        }).detach();
+      while (spinning < 3) sched_yield();
+      _exit(3);
+    });
+    int status = 0;
+    rusage usage{};
+    ASSERT_EQ(wait4(pid, &status, 0, &usage), pid);
+    EXPECT_THAT(status, ExitedWith(3));
+    EXPECT_GE(usage.ru_maxrss, static_cast<long>(kSize >> 10));
+  }
+}
+
+TEST(Wait4, MaximumResidentSizeOfAChildOfVforkIsItsParents) {
+  constexpr size_t kSize = 40 << 20;
+  Mapping memory = Mapping::anonymous(kSize);
+  memset(memory.as<char>(), 1, kSize);
+  const pid_t pid = vfork();
+  if (pid == 0) _exit(3);
+  int status = 0;
+  rusage usage{};
+  ASSERT_EQ(wait4(pid, &status, 0, &usage), pid);
+  EXPECT_THAT(status, ExitedWith(3));
+  EXPECT_GE(usage.ru_maxrss, static_cast<long>(kSize >> 10));
 }
 
 TEST(Sigchld, IgnoredChildrenReapThemselves) {
