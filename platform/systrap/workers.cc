@@ -28,11 +28,13 @@ constexpr uint32_t kStubSpinCycles = 30'000;
 // A gap this long between two looks means that the CPU was given to somebody else.
 constexpr uint64_t kPreemptedNs = 8'000;
 constexpr uint32_t kMaxSkip = 256;
+constexpr uint32_t kMaxFailures = 8;
 // A worker that was rung this often in a row by threads that went on asks another to poll for them.
 constexpr uint32_t kStreak = 3;
 
 thread_local Sleeper* own_sleeper = nullptr;  // a worker's
-thread_local uint64_t extra_poll_ns = 0;      // for what it let go on since it polled
+thread_local const platform::WorkSource* own_source = nullptr;
+thread_local uint64_t extra_poll_ns = 0;  // for what it let go on since it polled
 
 }  // namespace
 
@@ -51,14 +53,21 @@ Workers::Workers(SharedMemory& memory)
   control.workers = static_cast<uint32_t>(cpus_.size());
   control.patience_ns = kPatienceNs;
   control.spin = cpus_.size() > 1 ? kStubSpinCycles : 0;
+  std::fill(std::begin(control.cpu_worker), std::end(control.cpu_worker), CPU_WORKER_NONE);
   for (size_t i = 0; i < cpus_.size(); ++i) control.cpu_worker[cpus_[i]] = static_cast<uint8_t>(i);
 }
 
 bool Workers::is_worker() { return own_sleeper != nullptr; }
 
+Workers::~Workers() {
+  const Sleeper* first = memory_.control().sleepers;
+  if (own_sleeper >= first && own_sleeper < first + CONTROL_MAX_WORKERS) own_sleeper = nullptr;
+}
+
 void Workers::lets_go(bool begins) {
   if (own_sleeper == nullptr) return;
-  own_sleeper->looks.store(1, std::memory_order_relaxed);
+  if (own_source == nullptr || !own_source->has_work())
+    own_sleeper->looks.store(1, std::memory_order_relaxed);
   extra_poll_ns = std::max(extra_poll_ns, begins ? kBeginNs : kWakeNs);
 }
 
@@ -184,7 +193,13 @@ platform::Context* Workers::take(WorkerState& state, bool all) {
       });
       ack_count_.store(static_cast<int>(ack_list_.size()));
     }
-    for (auto& process : changed) process->process_acks();
+    if (!changed.empty()) {
+      // It may take a while.
+      Shared<uint32_t>& looks = memory_.control().sleepers[number(state)].looks;
+      const uint32_t before = looks.exchange(0, std::memory_order_relaxed);
+      for (auto& process : changed) process->process_acks();
+      looks.store(before, std::memory_order_relaxed);
+    }
   }
   return scan(state, all);
 }
@@ -208,11 +223,9 @@ void Workers::notice_sharing(WorkerState& state) {
     state.streak = 0;
     return;
   }
-  if (state.hot) {
-    cool_down(state);
-  } else if (++state.streak <= kStreak || skips()) {
-    return;
-  }
+  const bool was_hot = state.hot;
+  cool_down(state);
+  if (!was_hot && (++state.streak <= kStreak || skips())) return;
   if (may_poll(state)) invite(state);
 }
 
@@ -225,19 +238,29 @@ bool Workers::skips() {
 }
 
 bool Workers::may_begin(WorkerState& state) {
-  if (!state.invited.exchange(false, std::memory_order_relaxed) && extra_poll_ns < kBeginNs &&
-      (skips() || shares_cpu(state)))
-    return false;
+  if (!state.invited.exchange(false, std::memory_order_relaxed)) {
+    const bool begins =
+        extra_poll_ns >= kBeginNs && failures_.load(std::memory_order_relaxed) < kMaxFailures / 2;
+    if (shares_cpu(state) || (!begins && skips())) return false;
+  }
   return may_poll(state);
 }
 
 void Workers::invite(const WorkerState& from) {
   for (int i = 0; i < count(); ++i) {
     WorkerState& other = workers_[static_cast<size_t>(i)];
-    if (&other == &from || memory_.control().sleepers[i].asleep.load() == 0) continue;
+    Sleeper& sleeper = memory_.control().sleepers[i];
+    if (&other == &from || sleeper.asleep.exchange(0) == 0) continue;
     other.invited.store(true, std::memory_order_relaxed);
-    return wake(i);
+    host::raw_syscall(SYS_futex, host::raw_arg(&sleeper.asleep), FUTEX_WAKE, 1).ignore();
+    return;
   }
+}
+
+bool Workers::heat_up(WorkerState& state) {
+  uint32_t none = 0;
+  state.hot = memory_.control().hot.compare_exchange_strong(none, number(state) + 1);
+  return state.hot;
 }
 
 void Workers::cool_down(WorkerState& state) {
@@ -249,15 +272,14 @@ void Workers::cool_down(WorkerState& state) {
 platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource& source,
                                  bool& work) {
   ControlPage& control = memory_.control();
-  if (!state.hot) {
-    if (!may_begin(state)) return nullptr;
-    uint32_t none = 0;
-    if (!control.hot.compare_exchange_strong(none, number(state) + 1)) return nullptr;
-    state.hot = true;
+  if (!state.hot && (!may_begin(state) || !heat_up(state))) {
+    extra_poll_ns = 0;
+    return nullptr;
   }
   // The clock is looked at when the next request does not come at once.
   uint64_t begin = 0;
   uint64_t last = 0;
+  uint64_t yield_at = 0;
   const uint64_t limit = kPollNs + std::exchange(extra_poll_ns, 0);
   for (;;) {
     for (int i = 0; i < 16; ++i) {
@@ -275,17 +297,27 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
       _mm_pause();
     }
     uint64_t now = host::monotonic_ns();
-    if (begin == 0) begin = last = now;
+    if (begin == 0) {
+      begin = last = now;
+      yield_at = now + kPollNs;
+    }
     bool preempted = now - last > kPreemptedNs;
     if (preempted || now - begin > limit || !may_poll(state)) {
-      uint32_t failures = std::min(failures_.load(std::memory_order_relaxed) + 1, 8u);
+      uint32_t failures = std::min(failures_.load(std::memory_order_relaxed) + 1, kMaxFailures);
       failures_.store(failures, std::memory_order_relaxed);
       skip_.store(std::min(uint32_t{1} << failures, kMaxSkip), std::memory_order_relaxed);
       break;
     }
     last = now;
-    // Who wants this CPU need not wait for the rest of a long poll, and ends it.
-    if (now - begin > kPollNs) host::raw_syscall(SYS_sched_yield).ignore();
+    if (now < yield_at) continue;
+    // Who wants this CPU need not wait for the rest of a long poll, and ends it. Requests that come
+    // meanwhile ring somebody.
+    yield_at = now + kPollNs;
+    cool_down(state);
+    control.sleepers[number(state)].looks.store(0, std::memory_order_relaxed);
+    host::raw_syscall(SYS_sched_yield).ignore();
+    control.sleepers[number(state)].looks.store(1, std::memory_order_relaxed);
+    if (!heat_up(state)) return nullptr;
   }
   cool_down(state);
   return nullptr;
@@ -294,6 +326,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
 platform::Context* Workers::next_event(int worker, const platform::WorkSource& source) {
   WorkerState& state = workers_[static_cast<size_t>(worker)];
   Sleeper& sleeper = memory_.control().sleepers[worker];
+  own_source = &source;
   StubProcess::end_turn();
   notice_sharing(state);
   sleeper.looks.store(1, std::memory_order_relaxed);
@@ -343,8 +376,9 @@ void Workers::ring() {
   // A worker looks for work again before it sleeps or polls.
   if (is_worker() || memory_.control().hot.load() != 0) return;
   int cpu = sched_getcpu();
-  int own = cpu >= 0 && cpu < CONTROL_MAX_CPUS ? memory_.control().cpu_worker[cpu] : 0;
-  if (memory_.control().sleepers[own].asleep.load() != 0) {
+  int own =
+      cpu >= 0 && cpu < CONTROL_MAX_CPUS ? memory_.control().cpu_worker[cpu] : CPU_WORKER_NONE;
+  if (own < count() && memory_.control().sleepers[own].asleep.load() != 0) {
     wake(own);
     return;
   }

@@ -25,6 +25,7 @@ namespace caisson::systrap {
 class Workers {
  public:
   explicit Workers(SharedMemory& memory);
+  ~Workers();
 
   // Whether this thread is a worker, of any platform.
   static bool is_worker();
@@ -34,8 +35,8 @@ class Workers {
   void ring();
   // ring(), but only from a thread that is not a worker: a worker looks for itself.
   void ring_if_foreign();
-  // This worker wakes a thread, perhaps one that `begins`, and looks for requests next. It may lose
-  // its CPU to the thread, which then needs to ring nobody.
+  // This worker wakes a thread, perhaps one that `begins`. If it has nothing else to do
+  // it looks for requests next: the thread, which may take this CPU at once, needs to ring nobody.
   static void lets_go(bool begins);
 
   void register_thread(StubThread& thread) { threads_[thread.id()].store(&thread); }
@@ -71,6 +72,7 @@ class Workers {
     return static_cast<uint32_t>(&state - workers_.data());
   }
   void invite(const WorkerState& from);
+  bool heat_up(WorkerState& state);
   void cool_down(WorkerState& state);
   void wake(int worker);
 

@@ -401,7 +401,7 @@ ring_and_sleep:
         mov     %eax, SLOT_WORKER(%rbx)
         lea     sleep(%rip), %r9
         jmp     ring
-// r8d = not 0: no worker could be woken: look again after a while.
+// r8d = not 0: no worker was woken: look again after a while.
 sleep:
         mov     $SLOT_STATE_REQUEST, %eax
         mov     $SLOT_STATE_ASLEEP, %ecx
@@ -600,12 +600,15 @@ ring:
         xor     %r8d, %r8d
 ring_again:
         OWN_WORKER
+        cmp     CONTROL_WORKERS(%r12), %eax
+        jae     ring_any
         shl     $6, %eax
         lea     CONTROL_SLEEPERS(%r12, %rax), %r13
         cmpl    $0, (%r13)
         jne     ring_this
         cmpl    $0, SLEEPER_LOOKS(%r13)
         jne     ring_done               // it waits for this CPU; another's would be woken for nothing
+ring_any:
         mov     CONTROL_WORKERS(%r12), %ecx
         lea     CONTROL_SLEEPERS(%r12), %r13
 1:      cmpl    $0, (%r13)

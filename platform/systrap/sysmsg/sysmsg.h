@@ -151,10 +151,11 @@
 #define CONTROL_FPROG 64     // struct sock_fprog of the guest-thread filter
 #define CONTROL_CPU_WORKER 1024  // u8 per CPU (CONTROL_MAX_CPUS): its worker's index
 #define CONTROL_MAX_CPUS 1024
+#define CPU_WORKER_NONE 0xff  // in it: the CPU has no worker
 #define CONTROL_SLEEPERS \
   2048  // one line per worker: u32 asleep flag, the futex word of its doorbell; SLEEPER_LOOKS
 #define CONTROL_MAX_WORKERS 32
-#define SLEEPER_LOOKS 4        // u32: not 0: it is awake, and looks for requests before all else
+#define SLEEPER_LOOKS 4  // u32: not 0: it is awake and looks for requests, or is about to; a hint
 #define CONTROL_FILTER 0x1000  // the guest-thread filter's instructions
 
 #ifndef __ASSEMBLER__
