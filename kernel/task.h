@@ -120,7 +120,8 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   int exit_status_own = 0;          // wait status of this task alone
   uint32_t personality = 0;
   // personality(2) READ_IMPLIES_EXEC: what is mapped for reading can be executed.
-  bool read_implies_exec() const { return (personality & 0x0400000) != 0; }
+  static constexpr uint32_t kReadImpliesExec = 0x0400000;
+  bool read_implies_exec() const { return (personality & kReadImpliesExec) != 0; }
   uint64_t timer_slack_ns = 50'000;
 
   // --- published

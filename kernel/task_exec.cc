@@ -14,8 +14,8 @@ namespace {
 
 constexpr uint32_t kAddrNoRandomize = 0x0040000;
 // What a set-id program must not inherit: PER_CLEAR_ON_SETID.
-constexpr uint32_t kReadImpliesExec = 0x0400000;
-constexpr uint32_t kClearedForSetId = kReadImpliesExec | kAddrNoRandomize | 0x0200000 | 0x0100000;
+constexpr uint32_t kClearedForSetId =
+    Task::kReadImpliesExec | kAddrNoRandomize | 0x0200000 | 0x0100000;
 
 }  // namespace
 
@@ -94,7 +94,7 @@ void install_image(Task& task, ExecImage image) {
   task.restart_block = nullptr;
   task.saved_mask.reset();
   // A 64-bit program does not get it from its parent, nor from its PT_GNU_STACK.
-  task.personality &= ~kReadImpliesExec;
+  task.personality &= ~Task::kReadImpliesExec;
   if (image.credentials.secure) task.personality &= ~kClearedForSetId;
   if (image.credentials.ids_changed) task.parent_death_signal.store(0);
 }

@@ -390,6 +390,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   MemoryRange unpark_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
   void evict_parked_locked(GuestAddr start, GuestAddr end, std::vector<MemoryRange>& released)
       REQUIRES(mappings_);
+  void map_parked_locked(GuestAddr start, GuestAddr end, uint64_t offset) REQUIRES(mappings_);
   uint64_t ahead_below_locked(GuestAddr start) const REQUIRES_SHARED(mappings_);
   uint64_t ahead_above_locked(const Vma& vma, GuestAddr end) const REQUIRES_SHARED(mappings_);
 

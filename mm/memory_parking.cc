@@ -120,6 +120,16 @@ uint64_t MemoryManager::ahead_above_locked(const Vma& vma, GuestAddr end) const 
   return high - end;
 }
 
+// Maps memory ahead that nobody has used.
+void MemoryManager::map_parked_locked(GuestAddr start, GuestAddr end, uint64_t offset) {
+  parked_.insert({start, end, offset, false});
+  platform::MapOrder order;
+  order.addr = start;
+  order.length = end - start;
+  order.offset = offset;
+  space_->map(order);
+}
+
 // Backs [start, end) of `vma` and maps what is beside it ahead.
 Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr start, GuestAddr end) {
   Pma pma;
@@ -144,19 +154,10 @@ Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr star
   pma.offset = range.offset + below;
   post_map_locked(vma, pma);
   insert_pma_locked(pma);
-  platform::MapOrder order;
-  if (below != 0) {
-    order.addr = start - below;
-    order.length = below;
-    order.offset = range.offset;
-    parked_.insert({order.addr, start, order.offset, false});
-  } else if (above != 0) {
-    order.addr = end;
-    order.length = above;
-    order.offset = pma.offset + (end - start);
-    parked_.insert({end, end + above, order.offset, false});
-  }
-  if (order.length != 0) space_->map(order);
+  if (below != 0)
+    map_parked_locked(start - below, start, range.offset);
+  else if (above != 0)
+    map_parked_locked(end, end + above, pma.offset + (end - start));
   return {};
 }
 
@@ -168,12 +169,7 @@ void MemoryManager::map_heap_ahead() {
     return;
   Result<MemoryRange> range = allocate_private_locked(brk_start_, kAhead);
   if (!range.ok()) return;
-  parked_.insert({brk_start_, end, range.value().offset, false});
-  platform::MapOrder order;
-  order.addr = brk_start_;
-  order.length = kAhead;
-  order.offset = range.value().offset;
-  space_->map(order);
+  map_parked_locked(brk_start_, end, range.value().offset);
 }
 
 void MemoryManager::drop_parked_pages() {

@@ -281,9 +281,8 @@ void SystrapContext::go(bool wake) {
   uint64_t word = thread.start_generation(Phase::kGuest);
   // From here on this context may be somebody else's; the thread and its process stay.
   if (begins || before != SLOT_STATE_REQUEST) Workers::lets_go(begins);
-  if (wake && before != SLOT_STATE_REQUEST) {
+  if (wake && before != SLOT_STATE_REQUEST)
     host::raw_syscall(SYS_futex, host::raw_arg(&slot.state), FUTEX_WAKE, 1).ignore();
-  }
   if (thread.interrupt_flag.load() && thread.interrupt_flag.exchange(false))
     process->interrupt_thread(thread, word);
   // kill() may have looked at this thread before it was the guest's.

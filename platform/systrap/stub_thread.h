@@ -62,7 +62,6 @@ class StubThread {
   SystrapContext* context = nullptr;
   UniqueFd pidfd;
   int tid = 0;
-  bool mapped = false;     // the slot is mapped in the stub
   bool is_blocked = true;  // signals may be: it is new, or in the interrupt's handler
   bool has_frame = false;  // frame_offset is the frame it waits in
   bool at_gate = false;    // it waits in the call gate

@@ -195,7 +195,7 @@ platform::Context* Workers::take(WorkerState& state, bool all) {
     }
     if (!changed.empty()) {
       // It may take a while.
-      Shared<uint32_t>& looks = memory_.control().sleepers[number(state)].looks;
+      Shared<uint32_t>& looks = sleeper(state).looks;
       const uint32_t before = looks.exchange(0, std::memory_order_relaxed);
       for (auto& process : changed) process->process_acks();
       looks.store(before, std::memory_order_relaxed);
@@ -249,11 +249,7 @@ bool Workers::may_begin(WorkerState& state) {
 void Workers::invite(const WorkerState& from) {
   for (int i = 0; i < count(); ++i) {
     WorkerState& other = workers_[static_cast<size_t>(i)];
-    Sleeper& sleeper = memory_.control().sleepers[i];
-    if (&other == &from || sleeper.asleep.exchange(0) == 0) continue;
-    other.invited.store(true, std::memory_order_relaxed);
-    host::raw_syscall(SYS_futex, host::raw_arg(&sleeper.asleep), FUTEX_WAKE, 1).ignore();
-    return;
+    if (&other != &from && wake(i, true)) return;
   }
 }
 
@@ -269,9 +265,18 @@ void Workers::cool_down(WorkerState& state) {
   memory_.control().hot.store(0);
 }
 
+// Who wants this CPU has it first. Requests that come meanwhile ring somebody. False: another polls
+// now.
+bool Workers::yield_cpu(WorkerState& state) {
+  cool_down(state);
+  sleeper(state).looks.store(0, std::memory_order_relaxed);
+  host::raw_syscall(SYS_sched_yield).ignore();
+  sleeper(state).looks.store(1, std::memory_order_relaxed);
+  return heat_up(state);
+}
+
 platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource& source,
                                  bool& work) {
-  ControlPage& control = memory_.control();
   if (!state.hot && (!may_begin(state) || !heat_up(state))) {
     extra_poll_ns = 0;
     return nullptr;
@@ -310,14 +315,9 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
     }
     last = now;
     if (now < yield_at) continue;
-    // Who wants this CPU need not wait for the rest of a long poll, and ends it. Requests that come
-    // meanwhile ring somebody.
+    // Nobody waits for the rest of a long poll; who took the CPU ends it.
     yield_at = now + kPollNs;
-    cool_down(state);
-    control.sleepers[number(state)].looks.store(0, std::memory_order_relaxed);
-    host::raw_syscall(SYS_sched_yield).ignore();
-    control.sleepers[number(state)].looks.store(1, std::memory_order_relaxed);
-    if (!heat_up(state)) return nullptr;
+    if (!yield_cpu(state)) return nullptr;
   }
   cool_down(state);
   return nullptr;
@@ -325,18 +325,18 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
 
 platform::Context* Workers::next_event(int worker, const platform::WorkSource& source) {
   WorkerState& state = workers_[static_cast<size_t>(worker)];
-  Sleeper& sleeper = memory_.control().sleepers[worker];
+  Shared<uint32_t>& looks = sleeper(state).looks;
   own_source = &source;
   StubProcess::end_turn();
   notice_sharing(state);
-  sleeper.looks.store(1, std::memory_order_relaxed);
-  platform::Context* context = find_event(state, sleeper, source);
-  sleeper.looks.store(0, std::memory_order_relaxed);
+  looks.store(1, std::memory_order_relaxed);
+  platform::Context* context = find_event(state, source);
+  looks.store(0, std::memory_order_relaxed);
   return context;
 }
 
-platform::Context* Workers::find_event(WorkerState& state, Sleeper& sleeper,
-                                       const platform::WorkSource& source) {
+platform::Context* Workers::find_event(WorkerState& state, const platform::WorkSource& source) {
+  Shared<uint32_t>& asleep = sleeper(state).asleep;
   for (;;) {
     if (platform::Context* context = take(state, false)) return context;
     if (source.has_work()) return nullptr;
@@ -344,15 +344,15 @@ platform::Context* Workers::find_event(WorkerState& state, Sleeper& sleeper,
     if (platform::Context* context = poll(state, source, work)) return context;
     if (work) return nullptr;
     cool_down(state);
-    sleeper.asleep.store(1);
+    asleep.store(1);
     platform::Context* context = take(state, true);
     if (context != nullptr || source.has_work()) {
-      sleeper.asleep.store(0);
+      asleep.store(0);
       return context;
     }
     uint64_t slept_at = host::monotonic_ns();
-    host::raw_syscall(SYS_futex, host::raw_arg(&sleeper.asleep), FUTEX_WAIT, 1, 0).ignore();
-    sleeper.asleep.store(0);
+    host::raw_syscall(SYS_futex, host::raw_arg(&asleep), FUTEX_WAIT, 1, 0).ignore();
+    asleep.store(0);
     // Polling a little longer would have caught this one: try again sooner.
     uint32_t failures = failures_.load(std::memory_order_relaxed);
     if (host::monotonic_ns() - slept_at < kPollNs && failures > 0) {
@@ -362,10 +362,13 @@ platform::Context* Workers::find_event(WorkerState& state, Sleeper& sleeper,
   }
 }
 
-void Workers::wake(int worker) {
-  Sleeper& sleeper = memory_.control().sleepers[worker];
-  if (sleeper.asleep.exchange(0) == 0) return;
-  host::raw_syscall(SYS_futex, host::raw_arg(&sleeper.asleep), FUTEX_WAKE, 1).ignore();
+// False: it does not sleep.
+bool Workers::wake(int worker, bool invites) {
+  Shared<uint32_t>& asleep = memory_.control().sleepers[worker].asleep;
+  if (asleep.exchange(0) == 0) return false;
+  if (invites) workers_[static_cast<size_t>(worker)].invited.store(true, std::memory_order_relaxed);
+  host::raw_syscall(SYS_futex, host::raw_arg(&asleep), FUTEX_WAKE, 1).ignore();
+  return true;
 }
 
 void Workers::ring_if_foreign() {

@@ -60,8 +60,7 @@ class Workers {
   platform::Context* claim(WorkerState& state, StubThread& thread);
   static bool asks(StubThread& thread);
   platform::Context* scan(WorkerState& state, bool all);
-  platform::Context* find_event(WorkerState& state, Sleeper& sleeper,
-                                const platform::WorkSource& source);
+  platform::Context* find_event(WorkerState& state, const platform::WorkSource& source);
   platform::Context* poll(WorkerState& state, const platform::WorkSource& source, bool& work);
   bool may_poll(const WorkerState& state) const;
   bool may_begin(WorkerState& state);
@@ -71,10 +70,12 @@ class Workers {
   uint32_t number(const WorkerState& state) const {
     return static_cast<uint32_t>(&state - workers_.data());
   }
+  Sleeper& sleeper(const WorkerState& state) { return memory_.control().sleepers[number(state)]; }
   void invite(const WorkerState& from);
   bool heat_up(WorkerState& state);
   void cool_down(WorkerState& state);
-  void wake(int worker);
+  bool yield_cpu(WorkerState& state);
+  bool wake(int worker, bool invites = false);
 
   SharedMemory& memory_;
   std::vector<int> cpus_;  // of each worker; immutable

@@ -389,7 +389,14 @@ TEST(Sigchld, IsSentWithDetails) {
   EXPECT_THAT(child.wait(), ExitedWith(11));
 }
 
-// ru_maxrss, in KiB.
+void expect_resident_at_least(pid_t pid, size_t bytes) {
+  int status = 0;
+  rusage usage{};
+  ASSERT_EQ(wait4(pid, &status, 0, &usage), pid);
+  EXPECT_THAT(status, ExitedWith(3));
+  EXPECT_GE(usage.ru_maxrss, static_cast<long>(bytes >> 10));
+}
+
 TEST(Wait4, MaximumResidentSizeOfAProcessWhoseThreadsEndTogether) {
   constexpr size_t kSize = 20 << 20;
   for (int i = 0; i < 20; ++i) {
@@ -404,11 +411,7 @@ TEST(Wait4, MaximumResidentSizeOfAProcessWhoseThreadsEndTogether) {
       while (spinning < 3) sched_yield();
       _exit(3);
     });
-    int status = 0;
-    rusage usage{};
-    ASSERT_EQ(wait4(pid, &status, 0, &usage), pid);
-    EXPECT_THAT(status, ExitedWith(3));
-    EXPECT_GE(usage.ru_maxrss, static_cast<long>(kSize >> 10));
+    ASSERT_NO_FATAL_FAILURE(expect_resident_at_least(pid, kSize));
   }
 }
 
@@ -418,11 +421,7 @@ TEST(Wait4, MaximumResidentSizeOfAChildOfVforkIsItsParents) {
   memset(memory.as<char>(), 1, kSize);
   const pid_t pid = vfork();
   if (pid == 0) _exit(3);
-  int status = 0;
-  rusage usage{};
-  ASSERT_EQ(wait4(pid, &status, 0, &usage), pid);
-  EXPECT_THAT(status, ExitedWith(3));
-  EXPECT_GE(usage.ru_maxrss, static_cast<long>(kSize >> 10));
+  expect_resident_at_least(pid, kSize);
 }
 
 TEST(Sigchld, IgnoredChildrenReapThemselves) {

@@ -51,6 +51,11 @@
         lsl     %eax, %eax; \
         and     $(CONTROL_MAX_CPUS - 1), %eax; \
         movzbl  CONTROL_CPU_WORKER(%r12, %rax), %eax
+// The kernel is told, rbx = slot. Clobbers eax.
+#define NOTE_OWN_WORKER \
+        OWN_WORKER; \
+        inc     %eax; \
+        mov     %eax, SLOT_WORKER(%rbx)
 // The registers that a call passes in SLOT_REGS as they are; rbx, rsp and the flags need care.
 #define EACH_REGISTER(DO) \
         DO(RDX, rdx); DO(RSI, rsi); DO(RDI, rdi); DO(RBP, rbp); DO(R8, r8); DO(R9, r9); DO(R10, r10); \
@@ -384,21 +389,17 @@ wait_start:
         OWN_WORKER
         inc     %eax
         cmp     %eax, CONTROL_HOT(%r12)
-        je      4f                      // who polls has this CPU when this thread is off it
+        je      3f                      // who polls has this CPU when this thread is off it
         rdtsc
         shl     $32, %rdx
         or      %rdx, %rax
         cmp     %r8, %rax
         jb      1b
-3:      OWN_WORKER
-        inc     %eax
-4:      mov     %eax, SLOT_WORKER(%rbx)
+3:      NOTE_OWN_WORKER
         xor     %r8d, %r8d
         jmp     sleep
 ring_and_sleep:
-        OWN_WORKER
-        inc     %eax
-        mov     %eax, SLOT_WORKER(%rbx)
+        NOTE_OWN_WORKER
         lea     sleep(%rip), %r9
         jmp     ring
 // r8d = not 0: no worker was woken: look again after a while.
