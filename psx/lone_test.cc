@@ -162,6 +162,56 @@ TEST(PsxLone, TrustInAVforkChild) {
       10));
 }
 
+// Docker's filter refuses unshare(2), which asks whether a process is alone.
+TEST(PsxLone, UnshareRefused) {
+  EXPECT_PASSES(run(
+      [] {
+        refuse(SYS_unshare, EPERM);
+        REQUIRE(broadcast_mark(1).ok() && own_mark() == mark(1));
+        const pid_t child = fork();
+        if (child == 0) {
+          REQUIRE(broadcast_mark(2).ok() && own_mark() == mark(2));
+          kill_on(SYS_rt_sigaction);  // a whole broadcast would make this call
+          for (unsigned n = 3; n < 10; n++)
+            REQUIRE(broadcast_mark(n).ok() && own_mark() == mark(n));
+          _exit(0);
+        }
+        int status = 1;
+        REQUIRE(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+        REQUIRE(broadcast_mark(3).ok() && own_mark() == mark(3));
+        start_bare_thread();
+        REQUIRE(broadcast_mark(4).ok() && mark_of_bare_thread() == mark(4));
+      },
+      10));
+}
+
+// The init of one PID namespace and its child, the init of another: what the parent has open in
+// /proc has the number of the child, and counts the parent's threads.
+TEST(PsxLone, UnshareRefusedInAnotherPidOne) {
+  EXPECT_PASSES(run(
+      [] {
+        if (unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) skip("no namespaces here");
+        const pid_t init = fork();
+        int status = 1;
+        if (init == 0) {
+          REQUIRE(unshare(CLONE_NEWPID) == 0);
+          refuse(SYS_unshare, EPERM);
+          REQUIRE(getpid() == 1 && broadcast_mark(1).ok() && broadcast_mark(2).ok());
+          const pid_t child = fork();
+          if (child == 0) {
+            start_bare_thread();
+            REQUIRE(getpid() == 1 && broadcast_mark(3).ok() && mark_of_bare_thread() == mark(3));
+            _exit(0);
+          }
+          REQUIRE(waitpid(child, &status, 0) == child && status == 0);
+          REQUIRE(own_mark() == mark(2));
+          _exit(0);
+        }
+        REQUIRE(init > 0 && waitpid(init, &status, 0) == init && status == 0);
+      },
+      10));
+}
+
 #endif
 
 }  // namespace

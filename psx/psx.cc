@@ -124,9 +124,28 @@ Outcome outcome_of(host::RawResult result) {
   return {value, value, 0};
 }
 
+// A filter does not let us ask by unshare(2), as Docker's does not. A hint, as `seen` is.
+constinit std::atomic<bool> unshare_refused{false};
+
+// The number of threads in /proc, if an earlier call has left that open. A forked child's state is
+// wiped, so it never takes its parent's number for its own.
+bool counts_one() {
+  const BroadcastState* shared = state.load(std::memory_order_acquire);
+  if (shared == nullptr) return false;
+  const auto pid = static_cast<int32_t>(raw_syscall(SYS_getpid).value());
+  return shared->pid.load(std::memory_order_relaxed) == pid && directory.source.counts_one(pid);
+}
+
 // Whether this is the only thread, asked of the kernel: there may be threads that libc does not
 // know. unshare(2) has nothing to undo for a lone thread and refuses (EINVAL) for others.
-bool is_alone() { return raw_syscall(SYS_unshare, CLONE_SIGHAND).ok(); }
+bool is_alone() {
+  if (unshare_refused.load(std::memory_order_relaxed)) return counts_one();
+  const host::RawResult answer = raw_syscall(SYS_unshare, CLONE_THREAD);
+  if (answer.ok()) return true;
+  if (answer.error().value() == EINVAL) return false;
+  unshare_refused.store(true, std::memory_order_relaxed);
+  return counts_one();
+}
 
 // Whether libc says so. It costs nothing, and it may be wrong.
 bool libc_says() { return &__libc_single_threaded != nullptr; }

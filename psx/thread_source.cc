@@ -80,6 +80,7 @@ void ThreadSource::Descriptor::close_if_ours() {
 
 int ThreadSource::open(int32_t pid) {
   if (pid_ != 0 && task_.is_ours(nullptr)) return 0;
+  pid_ = 0;
   task_.close_if_ours();
   if (!proc_.is_ours(nullptr)) {
     proc_.fd = -1;
@@ -115,6 +116,11 @@ int ThreadSource::count(int64_t* threads) {
   }
   *threads = links - 2;  // "." and the directory above
   return 0;
+}
+
+bool ThreadSource::counts_one(int32_t pid) const {
+  int64_t links = 0;
+  return pid_ == pid && task_.is_ours(&links) && links == 3 && pid_ == pid;
 }
 
 int ThreadSource::sweep(void (*each)(int32_t tid, void* argument), void* argument) {

@@ -10,6 +10,7 @@
 // some when others exit meanwhile, which is why the count decides).
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -24,6 +25,9 @@ class ThreadSource {
   void forget() { pid_ = 0; }
   // Threads in the group, exited leaders included. 0 or errno.
   int count(int64_t* threads);
+  // Whether it is known without a doubt that process `pid` has one thread only. Needs no lock: who
+  // asks while another changes what is open is not alone, and what was read fits nothing then.
+  bool counts_one(int32_t pid) const;
   // Calls each(tid, argument) for every thread listed, in this process's own numbers. 0 or errno.
   int sweep(void (*each)(int32_t tid, void* argument), void* argument);
   struct Thread {
@@ -36,9 +40,9 @@ class ThreadSource {
 
  private:
   struct Descriptor {
-    int fd = -1;
-    uint64_t device = 0;
-    uint64_t inode = 0;
+    std::atomic<int> fd{-1};
+    std::atomic<uint64_t> device{0};
+    std::atomic<uint64_t> inode{0};
     bool adopt(int opened);  // moves it up and remembers what it is
     bool is_ours(int64_t* links) const;
     void close_if_ours();
@@ -51,8 +55,8 @@ class ThreadSource {
 
   Descriptor proc_;
   Descriptor task_;
-  int32_t pid_ = 0;         // whose task_ is; 0: not this process's
-  bool translate_ = false;  // /proc shows another PID namespace's numbers
+  std::atomic<int32_t> pid_{0};  // whose task_ is; 0: not this process's
+  bool translate_ = false;       // /proc shows another PID namespace's numbers
 };
 
 }  // namespace caisson::psx::internal
