@@ -48,7 +48,6 @@ inline constexpr uint64_t kResumeFlag = 1 << 16;
 inline constexpr uint64_t kAlignmentFlag = 1 << 18;
 inline constexpr uint64_t kIdFlag = 1 << 21;
 inline constexpr uint64_t kArithmeticFlags = 0xd5 | kOverflowFlag;
-inline constexpr uint64_t kZeroAndParityFlags = 0x44;
 
 // The arithmetic flags as `lahf; seto %al` leave them in ax: lahf's byte in bits 8 to 15, OF in
 // bit 0.

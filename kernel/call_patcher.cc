@@ -53,11 +53,11 @@ Result<size_t> CallPatcher::patch(Mappable& file, uint64_t offset) {
   text->offset = calls.offset;
   text->image = TRY(platform_.new_patched_image(page_up(calls.text.size())));
   for (const CallSite& site : calls.sites) {
-    auto patch = platform_.new_patched_call(text->image, site.shape, site.number, site.offset);
+    auto patch = platform_.new_patched_call(text->image, site.shape, site.value, site.offset);
     if (!patch.ok()) continue;
     memcpy(calls.text.data() + (site.offset - calls.offset), patch.value().data(),
            patch.value().size());
-    text->calls.push_back({site.offset, site.shape});
+    text->calls.push_back({site.offset, site.shape, static_cast<int32_t>(site.value)});
   }
   if (text->calls.empty()) return Errno(ENOSPC);
   memcpy(text->image.bytes.data(), calls.text.data(), calls.text.size());

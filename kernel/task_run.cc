@@ -241,7 +241,7 @@ void Task::report_trap(CurrentTask& current) {
 }
 
 namespace {
-// What is at `addr` is no invalid opcode, but what a patch may have been over: another thread has
+// What is at `addr` cannot fault so, but is what a patch may have been over: another thread has
 // taken the patch away since the guest met it, and it only needs to try again.
 bool begins_after_a_patch(MemoryManager& mm, GuestAddr addr) {
   constexpr uint16_t kSyscall = 0x050f, kCompare = 0x3d48;
@@ -254,7 +254,10 @@ bool begins_after_a_patch(MemoryManager& mm, GuestAddr addr) {
 // handler, for one.
 bool Task::take_patched_place(CurrentTask& current) {
   using Kind = MemoryManager::PatchedPlace::Kind;
-  if (context->fault().signo != SIGILL) return false;
+  constexpr uint64_t kGeneralProtection = 13;
+  const platform::Fault fault = context->fault();
+  if (fault.signo != SIGILL && (fault.signo != SIGSEGV || fault.trapno != kGeneralProtection))
+    return false;
   Registers& regs = context->regs();
   MemoryManager::PatchedPlace place = current.mm().patched_place(regs.rip);
   if (place.kind == Kind::kNone) {
@@ -264,7 +267,10 @@ bool Task::take_patched_place(CurrentTask& current) {
   }
   if (place.kind == Kind::kCompare) {
     uint64_t packed;
-    __asm__("cmp $-4096, %1; lahf; seto %%al" : "=&a"(packed) : "r"(regs.rax) : "cc");
+    __asm__("cmp %2, %1; lahf; seto %%al"
+            : "=&a"(packed)
+            : "r"(regs.rax), "r"(int64_t{place.compared})
+            : "cc");
     regs.eflags = (regs.eflags & ~kArithmeticFlags) | unpack_arithmetic_flags(packed);
     regs.rip = place.next;
     set_state(RunGuest{});

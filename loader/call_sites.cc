@@ -133,21 +133,18 @@ class Functions {
   std::vector<Entry> entries_;
 };
 
-// What is looked for: the lengths of the instructions, and the bytes but for the number.
+// What is looked for: the lengths of the instructions, and the bytes but for the value.
 struct Pattern {
   platform::CallShape shape;
-  size_t number_at;  // 0: the number is 0
+  size_t value_at;  // of CallSite::value
   std::vector<size_t> lengths;
-  std::vector<int> bytes;  // -1: of the number
+  std::vector<int> bytes;  // -1: of the value
   size_t size() const { return bytes.size(); }
 };
 const Pattern kPatterns[] = {
     {platform::CallShape::kMov, 1, {5, 2}, {0xb8, -1, -1, -1, -1, 0x0f, 0x05}},
     {platform::CallShape::kMovWide, 3, {7, 2}, {0x48, 0xc7, 0xc0, -1, -1, -1, -1, 0x0f, 0x05}},
-    {platform::CallShape::kXorCompare,
-     0,
-     {2, 2, 6},
-     {0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff}},
+    {platform::CallShape::kCompare, 4, {2, 6}, {0x0f, 0x05, 0x48, 0x3d, -1, -1, -1, -1}},
 };
 
 // Whether pages of their own hold parts of it: each may be replaced by the file's own, or by what
@@ -265,10 +262,10 @@ Result<TextCalls> find_call_sites(Mappable& file, uint64_t offset) {
       if (start < bytes.size() && end <= bytes.size()) {
         for (const Candidate& one :
              certain_ones(bytes, start, end, std::span(candidates).subspan(i, next - i))) {
-          size_t number_at = one.pattern->number_at;
-          uint32_t number = number_at != 0 ? *load<uint32_t>(bytes, one.at + number_at) : 0;
-          if (number < kMaxNumber)
-            calls.sites.push_back({calls.offset + one.at, one.pattern->shape, number});
+          const Pattern& pattern = *one.pattern;
+          auto value = *load<uint32_t>(bytes, one.at + pattern.value_at);
+          if (value < kMaxNumber || pattern.shape == platform::CallShape::kCompare)
+            calls.sites.push_back({calls.offset + one.at, pattern.shape, value});
         }
       }
     }

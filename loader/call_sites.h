@@ -18,7 +18,8 @@ namespace caisson {
 struct CallSite {
   uint64_t offset = 0;  // in the file, of the first instruction
   platform::CallShape shape = platform::CallShape::kMov;
-  uint32_t number = 0;
+  // The number; kCompare: what the result is compared with.
+  uint32_t value = 0;
 };
 
 // Whole pages of one executable segment, and the calls in it, by offset.

@@ -107,9 +107,10 @@ TEST(CallSites, BothShapes) {
   ASSERT_EQ(sites.size(), 2u);
   EXPECT_EQ(sites[0].offset, kTextOffset + 1);
   EXPECT_EQ(sites[0].shape, CallShape::kMov);
-  EXPECT_EQ(sites[0].number, 39u);
-  EXPECT_EQ(sites[1].offset, kTextOffset + kMov.size());
-  EXPECT_EQ(sites[1].shape, CallShape::kXorCompare);
+  EXPECT_EQ(sites[0].value, 39u);
+  EXPECT_EQ(sites[1].offset, kTextOffset + kMov.size() + 2);
+  EXPECT_EQ(sites[1].shape, CallShape::kCompare);
+  EXPECT_EQ(sites[1].value, 0xfffff000u);
 }
 
 TEST(CallSites, TheWideNumber) {
@@ -118,7 +119,7 @@ TEST(CallSites, TheWideNumber) {
   ASSERT_EQ(sites.size(), 1u);
   EXPECT_EQ(sites[0].shape, CallShape::kMovWide);
   EXPECT_EQ(sites[0].offset, kTextOffset + 1);
-  EXPECT_EQ(sites[0].number, 15u);
+  EXPECT_EQ(sites[0].value, 15u);
 }
 
 TEST(CallSites, OnlyInKnownFunctions) {
@@ -148,16 +149,48 @@ TEST(CallSites, NotWhereTheFunctionJumpsIntoIt) {
     bool inside = to > -9 && to < -2;
     EXPECT_EQ(find(make_file(text, {{0, text.size()}})).size(), inside ? 0u : 1u) << int{to};
   }
-  Bytes text = kXor;
-  text.insert(text.end(), {0x0f, 0x84, 0xf3, 0xff, 0xff, 0xff});  // je to the comparison
-  EXPECT_TRUE(find(make_file(text, {{0, text.size()}})).empty());
+  for (uint8_t to = 0; to < kXor.size(); ++to) {
+    Bytes text = kXor;
+    auto back = static_cast<uint8_t>(to - kXor.size() - 6);
+    text.insert(text.end(), {0x0f, 0x84, back, 0xff, 0xff, 0xff});  // je
+    bool inside = to > 2 && to < 10;
+    EXPECT_EQ(find(make_file(text, {{0, text.size()}})).size(), inside ? 0u : 1u) << int{to};
+  }
+}
+
+// Where the number comes from does not matter if the result is compared at once.
+TEST(CallSites, TheComparison) {
+  // mov $257,%eax; mov %rdi,%rsi; syscall; then something
+  auto shapes_with = [](std::initializer_list<uint8_t> then) {
+    Bytes text = {0xb8, 1, 1, 0, 0, 0x48, 0x89, 0xfe, 0x0f, 0x05};
+    text.insert(text.end(), then);
+    text.push_back(0xc3);
+    return find(make_file(text, {{0, text.size()}}));
+  };
+  for (uint8_t low : {0x00, 0x01}) {
+    auto sites = shapes_with({0x48, 0x3d, low, 0xf0, 0xff, 0xff});
+    ASSERT_EQ(sites.size(), 1u);
+    EXPECT_EQ(sites[0].offset, kTextOffset + 8);
+    EXPECT_EQ(sites[0].shape, CallShape::kCompare);
+    EXPECT_EQ(sites[0].value, 0xfffff000u + low);
+  }
+  EXPECT_TRUE(shapes_with({0x48, 0x83, 0xf8, 0xfc}).empty()) << "cmp $-4, %rax: too short";
+  EXPECT_TRUE(shapes_with({0x3d, 0x00, 0xf0, 0xff, 0xff}).empty()) << "cmp $-4096, %eax";
+  EXPECT_TRUE(shapes_with({0x49, 0x3d, 0x00, 0xf0, 0xff, 0xff}).empty()) << "another prefix";
+  EXPECT_TRUE(shapes_with({0x85, 0xc0}).empty()) << "test %eax, %eax";
+  EXPECT_TRUE(shapes_with({0x48, 0x3d, 0x00, 0xf0}).empty()) << "cut off";
+  // mov $39,%eax directly before it: one patch, over the number
+  auto sites = find(make_file(
+      {0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff, 0xc3}, {{0, 14}}));
+  ASSERT_EQ(sites.size(), 1u);
+  EXPECT_EQ(sites[0].shape, CallShape::kMov);
 }
 
 // The guest may have one of the pages replaced: half a patch would be left.
 TEST(CallSites, NotAcrossPages) {
   for (const Bytes& call : {kMov, kXor}) {
     bool is_mov = call[0] == 0x90;
-    size_t skipped = is_mov ? 1 : 0, size = is_mov ? 7 : 10;
+    size_t skipped = is_mov ? 1 : 2, size = is_mov ? 7 : 8;
     for (size_t start = 4096 - 12; start <= 4096; ++start) {
       Bytes text(start - skipped, 0x90);
       text.insert(text.end(), call.begin(), call.end());
@@ -203,7 +236,7 @@ TEST(CallSites, TheHostsLibc) {
   auto sites = find(bytes, offset);
   EXPECT_GT(sites.size(), 200u);
   EXPECT_TRUE(std::any_of(sites.begin(), sites.end(),
-                          [](const CallSite& site) { return site.number == SYS_rt_sigreturn; }));
+                          [](const CallSite& site) { return site.value == SYS_rt_sigreturn; }));
   for (const CallSite& site : sites) {
     size_t call = site.offset + platform::layout_of(site.shape).call;
     EXPECT_EQ(bytes[call], 0x0f);

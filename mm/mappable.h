@@ -39,6 +39,7 @@ struct MappedFileInfo {
 struct PatchedCall {
   uint64_t offset = 0;  // in the file
   platform::CallShape shape = platform::CallShape::kMov;
+  int32_t compared = 0;  // kCompare: with what
 };
 
 // A copy of one part of a host file's text in which system calls are patched. Immutable.

@@ -319,11 +319,9 @@ MemoryManager::PatchedPlace MemoryManager::patched_place(GuestAddr addr) const {
   platform::CallLayout layout = platform::layout_of(call->shape);
   if (call->shape == platform::CallShape::kMov) {
     if (within == layout.call) return {PatchedPlace::Kind::kCall, start + layout.after};
-  } else if (call->shape == platform::CallShape::kXorCompare) {
-    // What is left of `xor; syscall; cmp`: from the second on a harmless `and` (rax is 0 there) and
-    // then an invalid opcode, the rest of the comparison.
-    if (within == platform::kPatchSize) return {PatchedPlace::Kind::kCall, start + layout.after};
-    if (within == layout.after) return {PatchedPlace::Kind::kCompare, start + layout.end};
+  } else if (call->shape == platform::CallShape::kCompare) {
+    if (within == layout.after)
+      return {PatchedPlace::Kind::kCompare, start + layout.end, call->compared};
   }
   return {};
 }

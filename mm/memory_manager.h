@@ -223,15 +223,16 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // If the patched text of `file` can be mapped at `addr`: maps it wherever the file's own is
   // mapped for execution.
   void map_text_again(const Mappable& file, GuestAddr addr);
-  // What the guest wants that executed an invalid opcode at `addr`, which was made so by a patch.
+  // What the guest wants whose instruction at `addr` faults, if a patch has made it so.
   struct PatchedPlace {
     enum class Kind : uint8_t {
       kNone,
       kCall,     // the `syscall` instruction; its return address is `next`
-      kCompare,  // `cmp $-4096, %rax`, which ends at `next`
+      kCompare,  // `cmp $compared, %rax`, which ends at `next`
     };
     Kind kind = Kind::kNone;
     GuestAddr next = 0;
+    int32_t compared = 0;
   };
   PatchedPlace patched_place(GuestAddr addr) const;
 

@@ -196,8 +196,8 @@ class Context {
 enum class CallShape : uint8_t {
   kMov,      // mov $number, %eax; syscall
   kMovWide,  // mov $number, %rax; syscall: 9 bytes. The `syscall` stays.
-  // xor %eax, %eax; syscall; cmp $-4096, %rax: 10 bytes. The last 3 stay and are skipped.
-  kXorCompare,
+  // syscall; cmp $value, %rax: 8 bytes, whatever the number is. The last stays and is skipped.
+  kCompare,
 };
 inline constexpr size_t kPatchSize = 7;
 // Where things are in the sequence, from its first byte on.
@@ -212,8 +212,8 @@ constexpr CallLayout layout_of(CallShape shape) {
       return {5, 7, 7};
     case CallShape::kMovWide:
       return {7, 9, 9};
-    case CallShape::kXorCompare:
-      return {2, 4, 10};
+    case CallShape::kCompare:
+      return {0, 2, 8};
   }
   return {};
 }
@@ -259,11 +259,11 @@ class Platform {
   // `length` is a multiple of the page size. ENOSYS: this platform does not patch; ENOSPC: no room
   // for more.
   virtual Result<PatchedImage> new_patched_image(uint64_t /*length*/) { return Errno(ENOSYS); }
-  // The bytes that replace a call of `number` in `image`, `offset` bytes into its file. ENOTSUP:
-  // calls of that number stay as they are.
+  // The bytes that replace a call in `image`, `offset` bytes into its file. `value`: the number;
+  // for kCompare what the result is compared with, sign-extended. ENOTSUP: it stays as it is.
   virtual Result<std::array<std::byte, kPatchSize>> new_patched_call(const PatchedImage& /*image*/,
                                                                      CallShape /*shape*/,
-                                                                     uint32_t /*number*/,
+                                                                     uint32_t /*value*/,
                                                                      uint64_t /*offset*/) {
     return Errno(ENOSYS);
   }

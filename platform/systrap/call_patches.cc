@@ -20,10 +20,8 @@ constexpr uint64_t kFileSize = uint64_t{64} << 20;
 constexpr uint32_t kMaxCalls = STUB_CALLS_SIZE / STUB_CALL_SIZE;
 
 // Bytes of the table's address are bytes of the patch: where the second instruction of a kMov was
-// is 0x06 for every entry, where the third of a kXorCompare was for some.
+// is 0x06.
 static_assert((CALL_TABLE >> 16 & 0xff) == 0x06 && CALL_TABLE_END - CALL_TABLE <= 0x10000);
-constexpr uint32_t kFirstXor = 0x600 / 8;
-constexpr uint32_t kEndXor = 0x700 / 8;
 
 // Writes instructions to `at`, which stubs will run at `address`.
 class Assembler {
@@ -78,8 +76,6 @@ Result<std::unique_ptr<CallPatches>> CallPatches::create(uint64_t stub_base, boo
   if (mapped == MAP_FAILED) return Errno(errno);
   calls->base_ = static_cast<std::byte*>(mapped);
   MutexLock lock(calls->mu_);
-  calls->next_mov_ = 1;  // place 0 holds constants
-  calls->next_xor_ = kFirstXor;
   calls->image_end_ = kFirstImage;
   calls->calls_ = std::make_unique<Call[]>(kMaxCalls);
   uint64_t minus_base = -stub_base;
@@ -102,34 +98,34 @@ Result<platform::PatchedImage> CallPatches::new_image(uint64_t length) {
 }
 
 Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
-    const platform::PatchedImage& image, platform::CallShape shape, uint32_t number,
+    const platform::PatchedImage& image, platform::CallShape shape, uint32_t value,
     uint64_t offset) {
   if (!enabled_) return Errno(ENOSYS);
   if (offset > INT32_MAX - 2 * platform::kPatchSize) return Errno(ENOTSUP);
   CHECK(image.id < IMAGE_COUNT);
   MutexLock lock(mu_);
-  const bool compares = shape == platform::CallShape::kXorCompare;
+  const bool compares = shape == platform::CallShape::kCompare;
   const platform::CallLayout layout = platform::layout_of(shape);
-  uint32_t& next = compares ? next_xor_ : next_mov_;
-  if (next == (compares ? kEndXor : kMaxCalls)) return Errno(ENOSPC);
-  uint32_t index = next++;
-  if (!compares && next == kFirstXor) next = kEndXor;
-  calls_[index] = {image.id, static_cast<uint32_t>(offset), number, shape};
+  if (next_ == kMaxCalls) return Errno(ENOSPC);
+  uint32_t index = next_++;
+  calls_[index] = {image.id, static_cast<uint32_t>(offset), value, shape};
   uint64_t codes = stub_base_ + STUB_CALLS;
   uint64_t address = codes + uint64_t{index} * STUB_CALL_SIZE;
   uint64_t file_address = stub_base_ + STUB_ORDERS + ORDERS_IMAGES + image.id * sizeof(uint64_t);
 
   std::byte* place = base_ + kTableSize + size_t{index} * STUB_CALL_SIZE;
   Assembler code(place, address);
-  auto load_call = [&](bool to_kernel) {
-    if (!compares || !to_kernel) {
-      code.load_address(file_address, offset + layout.after);
-    } else {
-      code.bytes({0x48, 0x8d, 0x0d});  // lea compare(%rip), %rcx
-      code.relative(address + kCompare);
-    }
-    code.bytes({0xb8});  // mov $number, %eax
-    code.word(number);
+  auto load_call = [&] {
+    code.load_address(file_address, offset + layout.after);
+    if (compares) return;  // the number is there
+    code.bytes({0xb8});    // mov $number, %eax
+    code.word(value);
+  };
+  auto go_and_compare = [&](uint64_t gate) {
+    code.bytes({0x48, 0x8d, 0x0d});  // lea compare(%rip), %rcx
+    code.relative(address + kCompare);
+    code.bytes({0xe9});  // jmp gate
+    code.relative(stub_base_ + gate);
   };
   // Does GS point into the stub region, as it does unless the guest has set it? The flags stay: rcx
   // becomes 0 if the upper half of GS - stub_base is 0.
@@ -140,27 +136,40 @@ Result<std::array<std::byte, platform::kPatchSize>> CallPatches::new_call(
   code.bytes({0x41, 0x89, 0xcb});              // mov %ecx, %r11d
   code.bytes({0x49, 0xf7, 0xd3});              // not %r11
   code.bytes({0x4a, 0x8d, 0x4c, 0x19, 0x01});  // lea 1(%rcx,%r11), %rcx
-  constexpr int kSlowSize = 21;
-  code.bytes({0xe3, kSlowSize});  // jrcxz
+  const int slow_size = compares ? 16 : 21;
+  code.bytes({0xe3, slow_size});  // jrcxz
   size_t slow = code.size();
-  load_call(false);
+  load_call();
   code.bytes({0x0f, 0x0b});  // ud2: the kernel finds the call in the registers
-  CHECK(code.size() - slow == kSlowSize);
-  load_call(true);
-  code.bytes({0xe9});  // jmp gate
-  code.relative(stub_base_ + (number == SYS_futex ? stub_header().gate_futex : stub_header().gate));
+  CHECK(code.size() - slow == static_cast<size_t>(slow_size));
+  if (compares) {
+    constexpr int kGoSize = 12;
+    code.bytes({0x8d, 0x88});  // lea -SYS_futex(%rax), %ecx: the flags stay
+    code.word(static_cast<uint32_t>(-SYS_futex));
+    code.bytes({0xe3, kGoSize});  // jrcxz
+    size_t go = code.size();
+    go_and_compare(stub_header().gate);
+    CHECK(code.size() - go == kGoSize);
+    go_and_compare(stub_header().gate_futex);
+  } else {
+    load_call();
+    code.bytes({0xe9});  // jmp gate
+    code.relative(stub_base_ +
+                  (value == SYS_futex ? stub_header().gate_futex : stub_header().gate));
+  }
   CHECK(code.size() <= kCompare);
   if (compares) {
     Assembler rest(place + kCompare, address + kCompare);
     rest.load_address(file_address, offset + layout.end);
-    rest.bytes({0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff});  // cmp $-4096, %rax
+    rest.bytes({0x48, 0x3d});  // cmp $value, %rax
+    rest.word(value);
     CHECK(rest.size() == kCompareDone - kCompare);
     rest.bytes({0xff, 0xe1});  // jmp *%rcx
   }
   memcpy(base_ + size_t{index} * sizeof address, &address, sizeof address);
 
   std::array<std::byte, platform::kPatchSize> patch{std::byte{0xff}, std::byte{0x24},
-                                                    std::byte{0x25}};  // jmp *table
+                                                    std::byte{0xe5}};  // jmp *table
   uint32_t entry = CALL_TABLE + index * 8;
   memcpy(patch.data() + 3, &entry, sizeof entry);
   return patch;
@@ -185,15 +194,18 @@ uint64_t CallPatches::guest_address(uint64_t address, const Shared<uint64_t>* im
 }
 
 // If the step ended behind the jump for good, the jump would be made again after each handler.
-bool CallPatches::finish_step(uint64_t address, const Shared<uint64_t>* images,
-                              Registers& regs) const {
+CallPatches::Step CallPatches::finish_step(uint64_t address, const Shared<uint64_t>* images,
+                                           Registers& regs) const {
   std::optional<Place> place = find(address, images);
-  if (!place || place->within != 0) return false;
-  regs.rax = place->call.number;
-  if (place->call.shape == platform::CallShape::kXorCompare)
-    regs.eflags = (regs.eflags & ~kArithmeticFlags) | kZeroAndParityFlags;
-  regs.rip = place->site + platform::layout_of(place->call.shape).call;
-  return true;
+  if (!place || place->within != 0) return Step::kNone;
+  platform::CallLayout layout = platform::layout_of(place->call.shape);
+  if (place->call.shape == platform::CallShape::kCompare) {
+    regs.rip = place->site + layout.after;
+    return Step::kCall;
+  }
+  regs.rax = place->call.value;
+  regs.rip = place->site + layout.call;
+  return Step::kDone;
 }
 
 }  // namespace caisson::systrap

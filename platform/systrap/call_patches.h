@@ -3,18 +3,20 @@
 // One per sandbox, owned by Systrap. In a patched image of a file's text, `mov $number, %eax;
 // syscall` is an indirect jump of the same size through a table at a fixed low address (CALL_TABLE)
 // to code of the call's own (STUB_CALLS), which loads the return address and the number and goes on
-// to the gate (stub/stub.S). Table, code and images are in one file, which stubs map through a
-// read-only descriptor, the same for all: an image fits wherever its file is mapped, as the code
+// to the gate (stub/stub.S). Where the number comes from elsewhere, the jump is over the `syscall`
+// and the comparison that follows. Table, code and images are in one file, which stubs map through
+// a read-only descriptor, the same for all: an image fits wherever its file is mapped, as the code
 // adds the address that the stub's order page has for it. Where another instruction began in what
-// the jump has replaced there is an invalid opcode (0x06): whoever goes there is mended by the
-// kernel (Task::take_patched_place). Lock: mu_.
+// the jump has replaced there is one that faults: whoever goes there is mended by the kernel
+// (Task::take_patched_place). Lock: mu_.
 //
-//   byte          0  1  2  3  4  5  6  7  8  9
-//   patch         ff 24 25 lo hi 06 00          jmp *0x0006hilo, the call's entry of the table
-//   kMov          b8 number......0f 05          `syscall` at 5: 06
-//   kMovWide      48 c7 c0 number......0f 05    the `syscall` at 7 stays
-//   kXorCompare   31 c0 0f 05 48 3d 00 f0 ff ff `cmp` at 4: hi must be 06, so only 32 entries fit;
-//                                               `syscall` at 2: `and $table, %eax`, then 7: invalid
+//   byte       0  1  2  3  4  5  6  7  8
+//   patch      ff 24 e5 lo hi 06 00        jmp *0x0006hilo, the call's entry of the table
+//   kMov       b8 number......0f 05        `syscall` at 5: 06, an invalid opcode
+//   kMovWide   48 c7 c0 number......0f 05  the `syscall` at 7 stays
+//   kCompare   0f 05 48 3d value......     `cmp` at 2: e5, `in $lo, %eax`, which no user may. (e5
+//   for
+//                                          25: the scale of an index that is not there.)
 #pragma once
 
 #include <array>
@@ -52,21 +54,26 @@ class CallPatches {
   uint64_t guest_address(uint64_t address, const Shared<uint64_t>* images) const;
 
   // A guest that runs step by step (TF) was stopped at `address`, behind the jump of a patch, where
-  // no step of its own ends: sets what its first instruction does. False: not the code's beginning.
-  bool finish_step(uint64_t address, const Shared<uint64_t>* images, Registers& regs) const;
+  // no step of its own ends: sets what its first instruction does.
+  enum class Step : uint8_t {
+    kNone,  // not the code's beginning
+    kDone,
+    kCall,  // it is the system call, which returns to regs.rip
+  };
+  Step finish_step(uint64_t address, const Shared<uint64_t>* images, Registers& regs) const;
 
   // See platform::Platform.
   Result<platform::PatchedImage> new_image(uint64_t length) EXCLUDES(mu_);
   Result<std::array<std::byte, platform::kPatchSize>> new_call(const platform::PatchedImage& image,
                                                                platform::CallShape shape,
-                                                               uint32_t number, uint64_t offset)
+                                                               uint32_t value, uint64_t offset)
       EXCLUDES(mu_);
 
  private:
   struct Call {
     uint32_t image = 0;
     uint32_t offset = 0;  // in the file, of the first byte patched
-    uint32_t number = 0;
+    uint32_t value = 0;   // as new_call()'s
     platform::CallShape shape = platform::CallShape::kMov;
   };
   struct Place {
@@ -87,8 +94,7 @@ class CallPatches {
   Mutex<LockRank::kPlatform> mu_;
   uint32_t images_ GUARDED_BY(mu_) = 0;
   uint64_t image_end_ GUARDED_BY(mu_) = 0;  // in the file
-  uint32_t next_mov_ GUARDED_BY(mu_);
-  uint32_t next_xor_ GUARDED_BY(mu_);
+  uint32_t next_ GUARDED_BY(mu_) = 1;       // place 0 holds constants
   // By place. Written before the place's code is.
   std::unique_ptr<Call[]> calls_;
 };

@@ -481,8 +481,14 @@ bool SystrapContext::read_frame(StubThread& thread) {
       take_call(regs_.rcx);
       return true;
     }
-    if (signo != SIGTRAP || !systrap_.calls().finish_step(m.rip, space_->process().images(), regs_))
-      regs_.rip = guest_address(m.rip);
+    CallPatches::Step step = CallPatches::Step::kNone;
+    if (signo == SIGTRAP)
+      step = systrap_.calls().finish_step(m.rip, space_->process().images(), regs_);
+    if (step == CallPatches::Step::kCall) {
+      take_call(regs_.rip);
+      return true;
+    }
+    if (step == CallPatches::Step::kNone) regs_.rip = guest_address(m.rip);
     info.address = regs_.rip;
   }
   switch (signo) {
@@ -529,7 +535,7 @@ bool SystrapContext::read_call(StubThread& thread, bool by_gate) {
   regs_.rbx = r.rbx, regs_.rdx = r.rdx, regs_.rsi = r.rsi, regs_.rdi = r.rdi;
   regs_.rbp = r.rbp, regs_.rsp = r.rsp, regs_.r8 = r.r8, regs_.r9 = r.r9, regs_.r10 = r.r10;
   regs_.r12 = r.r12, regs_.r13 = r.r13, regs_.r14 = r.r14, regs_.r15 = r.r15;
-  if (by_gate && systrap_.calls().is_code(rip)) rip = guest_address(rip);
+  if (systrap_.calls().is_code(rip)) rip = guest_address(rip);
   regs_.rip = regs_.rcx = rip;
   regs_.eflags = regs_.r11 = by_gate ? unpack_arithmetic_flags(r.rflags) | kOtherFlags : r.rflags;
   regs_.cs = kUserCs, regs_.ss = kUserSs;

@@ -66,9 +66,9 @@ class Systrap : public platform::Platform {
     return calls_->new_image(length);
   }
   Result<std::array<std::byte, platform::kPatchSize>> new_patched_call(
-      const platform::PatchedImage& image, platform::CallShape shape, uint32_t number,
+      const platform::PatchedImage& image, platform::CallShape shape, uint32_t value,
       uint64_t offset) override {
-    return calls_->new_call(image, shape, number, offset);
+    return calls_->new_call(image, shape, value, offset);
   }
   int worker_count() const override { return workers_->count(); }
   void bind_worker(int worker) override { workers_->bind(worker); }

@@ -175,7 +175,8 @@ class PatchedCallTest : public SystrapTest {
     return context;
   }
   static constexpr auto kMov = platform::CallShape::kMov;
-  static constexpr auto kXor = platform::CallShape::kXorCompare;
+  static constexpr auto kCompare = platform::CallShape::kCompare;
+  static constexpr uint32_t kErrors = 0xfffff000;
 };
 
 TEST_F(PatchedCallTest, ComesWithoutATrapAndChangesNothing) {
@@ -236,7 +237,7 @@ constexpr uint8_t kReadLoop[] = {0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0,
 TEST_F(PatchedCallTest, WithTheComparisonThatFollows) {
   if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
   auto space = MUST(systrap_->new_address_space(0));
-  auto context = make_patched(space, kReadLoop, {{0, kXor, 0}});
+  auto context = make_patched(space, kReadLoop, {{2, kCompare, kErrors}});
   for (int i = 0; i < 100; ++i) {
     context->resume();
     ASSERT_EQ(next(), context.get());
@@ -244,6 +245,7 @@ TEST_F(PatchedCallTest, WithTheComparisonThatFollows) {
     ASSERT_EQ(context->regs().orig_rax, 0u);
     ASSERT_FALSE(context->is_trapped());
     ASSERT_EQ(context->regs().rip, kCode + 4);
+    ASSERT_EQ(context->regs().rcx, kCode + 4);
     bool fails = i % 3 == 1;
     context->regs().rax = fails ? static_cast<uint64_t>(-EINTR) : 7;
     if (!fails) continue;
@@ -256,23 +258,25 @@ TEST_F(PatchedCallTest, WithTheComparisonThatFollows) {
 }
 
 // The kernel above mends these.
-TEST_F(PatchedCallTest, OtherInstructionsInThePatchAreInvalidOpcodes) {
+TEST_F(PatchedCallTest, OtherInstructionsInThePatchFault) {
   if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
   struct {
     std::span<const uint8_t> code;
     Patch patch;
-    uint64_t from, at;
-  } cases[] = {{kGetpidLoop, {0, kMov, 39}, 5, 5},
-               {kReadLoop, {0, kXor, 0}, 4, 4},
-               {kReadLoop, {0, kXor, 0}, 2, 7}};
-  for (auto& [code, patch, from, at] : cases) {
+    uint64_t at;
+    int signo;
+    uint64_t trapno;
+  } cases[] = {{kGetpidLoop, {0, kMov, 39}, 5, SIGILL, 6},
+               {kReadLoop, {2, kCompare, kErrors}, 4, SIGSEGV, 13}};
+  for (auto& [code, patch, at, signo, trapno] : cases) {
     auto space = MUST(systrap_->new_address_space(0));
     auto context = make_patched(space, code, {patch});
-    context->regs().rip = kCode + from;
+    context->regs().rip = kCode + at;
     context->resume();
     ASSERT_EQ(next(), context.get());
     ASSERT_EQ(context->event(), EventKind::kFault);
-    EXPECT_EQ(context->fault().signo, SIGILL);
+    EXPECT_EQ(context->fault().signo, signo);
+    EXPECT_EQ(context->fault().trapno, trapno);
     EXPECT_EQ(context->regs().rip, kCode + at);
     EXPECT_EQ(context->regs().rax, 0u);
     context->attach(nullptr);
@@ -306,7 +310,7 @@ class Interrupter {
 TEST_F(PatchedCallTest, InterruptsDoNotShowTheCodeBehindPatches) {
   if (!systrap_->calls().enabled()) GTEST_SKIP() << "low addresses are refused here";
   auto space = MUST(systrap_->new_address_space(0));
-  auto context = make_patched(space, kReadLoop, {{0, kXor, 0}, {14, kMov, 39}});
+  auto context = make_patched(space, kReadLoop, {{2, kCompare, kErrors}, {14, kMov, 39}});
   int interrupts = 0;
   std::optional<Interrupter> other(std::in_place, *context);
   std::atomic<int>& calls = other->calls;
@@ -321,7 +325,7 @@ TEST_F(PatchedCallTest, InterruptsDoNotShowTheCodeBehindPatches) {
       ok = ok && (at == 4 || at == 21);
       context->regs().rax = calls % 2 == 0 ? static_cast<uint64_t>(-1) : 1;
     } else if (context->event() == EventKind::kFault) {
-      ok = ok && at == 4 && context->fault().signo == SIGILL;  // for the kernel above to mend
+      ok = ok && at == 4 && context->fault().trapno == 13;  // for the kernel above to mend
       context->regs().rip = kCode;
     } else {
       ++interrupts;

@@ -57,7 +57,27 @@ __asm__(
     "  push %rcx\n  popfq\n"
     "  mov $202, %eax\n  syscall\n"
     "  pushfq\n  pop %rax\n"
-    "  ret\n  .cfi_endproc\n  .size call_wake_for_flags, . - call_wake_for_flags\n");
+    "  ret\n  .cfi_endproc\n  .size call_wake_for_flags, . - call_wake_for_flags\n"
+    ".type call_number, @function\n"
+    "call_number:\n  .cfi_startproc\n"
+    "  mov %edi, %eax\n"
+    "  mov %rsi, %rdi\n  mov %rdx, %rsi\n  mov %rcx, %rdx\n  xor %r10d, %r10d\n"
+    "  mov $-1, %r9d\n"
+    "call_number_call:\n"
+    "  syscall\n"
+    "call_number_compare:\n"
+    "  cmp $-4095, %rax\n"
+    "  jae 1f\n"
+    "  ret\n"
+    "1: neg %rax\n  or $0x1000000, %rax\n"
+    "  ret\n  .cfi_endproc\n  .size call_number, . - call_number\n"
+    ".type call_compared_flags, @function\n"
+    "call_compared_flags:\n  .cfi_startproc\n"
+    "  mov %edi, %eax\n"
+    "  mov %rsi, %rdi\n  mov %rdx, %rsi\n"
+    "  syscall\n  cmp $-4096, %rax\n"
+    "  pushfq\n  pop %rax\n"
+    "  ret\n  .cfi_endproc\n  .size call_compared_flags, . - call_compared_flags\n");
 extern "C" {
 long call_getppid();
 long call_any();
@@ -65,9 +85,19 @@ long call_read(int fd, void* to, size_t length);
 long call_read_zero();
 uint64_t call_for_flags(uint64_t flags);
 uint64_t call_wake_for_flags(int* word, int operation, int count, uint64_t flags);
+// The result, or kFailed and the error.
+long call_number(long number, uint64_t a1 = 0, uint64_t a2 = 0, uint64_t a3 = 0);
+long call_number_call();
+long call_number_compare();
+uint64_t call_compared_flags(long number, uint64_t a1 = 0, uint64_t a2 = 0);
+}
+constexpr long kFailed = 0x1000000;
+template <typename T>
+uint64_t argument(T* pointer) {
+  return reinterpret_cast<uint64_t>(pointer);
 }
 
-// With the four calls of each round more than it takes (CallPatcher::kDefaultAfter).
+// With the five calls of each round more than it takes (CallPatcher::kDefaultAfter).
 constexpr int kEnough = 500;
 
 void make_enough_calls() {
@@ -76,6 +106,7 @@ void make_enough_calls() {
     ASSERT_EQ(call_getppid(), getppid());
     ASSERT_EQ(call_read(-1, &byte, 1), -1);
     ASSERT_EQ(call_for_flags(0x202) & 0x8d5, 0u);
+    ASSERT_EQ(call_number(SYS_close, ~0u), kFailed | EBADF);
   }
 }
 
@@ -145,8 +176,88 @@ TEST_F(PatchedCalls, JumpsToTheCallItself) {
   EXPECT_EQ(byte, 'y');
 }
 
+// The number comes from anywhere, and the result is compared at once.
+TEST_F(PatchedCalls, NumbersFromElsewhere) {
+  Pipe pipe = must_pipe();
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_EQ(call_number(SYS_getpid), getpid());
+    ASSERT_EQ(call_number(SYS_getppid), getppid());
+    ASSERT_EQ(call_number(100'000), kFailed | ENOSYS);
+    char byte = 'a';
+    ASSERT_EQ(
+        call_number(SYS_write, static_cast<uint64_t>(pipe.write_end.get()), argument(&byte), 1), 1);
+    byte = 0;
+    ASSERT_EQ(call_number(SYS_read, static_cast<uint64_t>(pipe.read_end.get()), argument(&byte), 1),
+              1);
+    ASSERT_EQ(byte, 'a');
+    constexpr uint64_t kArithmetic = 0x8d5;
+    ASSERT_EQ(call_compared_flags(SYS_getpid) & kArithmetic & ~0x4u, 0x1u);
+    ASSERT_EQ(call_compared_flags(SYS_close, ~0u) & kArithmetic & ~0x4u, 0x0u);
+  }
+  for (int i = 0; i < 20; ++i) {
+    auto child = static_cast<pid_t>(call_number(SYS_fork));
+    if (child == 0) _exit(call_number(SYS_getppid) == getppid() ? 7 : 8);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 7 << 8);
+  }
+}
+
+// Where no instruction of the program's own jumps to.
+TEST_F(PatchedCalls, JumpsToTheComparison) {
+  for (long value : {0L, 5L, -4096L, -4095L, -1L, -9L}) {
+    long result;
+    __asm__ volatile("call *%1" : "=a"(result) : "r"(call_number_compare), "0"(value) : "memory");
+    EXPECT_EQ(result, value < 0 && value >= -4095 ? (-value | kFailed) : value);
+    __asm__ volatile("call *%1"
+                     : "=a"(result)
+                     : "r"(call_number_call), "0"(SYS_getpid)
+                     : "rcx", "r11", "memory");
+    EXPECT_EQ(result, getpid());
+  }
+}
+
 std::atomic<int> handled{0};
 void count(int) { ++handled; }
+
+// futex(2) through the same place as all other calls.
+TEST_F(PatchedCalls, FutexWaits) {
+  std::atomic<uint32_t> word{0};
+  auto futex = [&](int operation, uint64_t value) {
+    return call_number(SYS_futex, argument(&word), static_cast<uint64_t>(operation), value);
+  };
+  for (int i = 0; i < 2 * kEnough; ++i) {
+    ASSERT_EQ(futex(FUTEX_WAKE_PRIVATE, 1), 0);
+    ASSERT_EQ(futex(FUTEX_WAKE, 1), 0);
+    ASSERT_EQ(futex(FUTEX_WAIT_PRIVATE, 1), kFailed | EAGAIN);
+    ASSERT_EQ(call_number(SYS_futex, 8, FUTEX_WAIT_PRIVATE, 1), kFailed | EFAULT);
+  }
+  for (int flags : {SA_RESTART, 0}) {
+    for (int operation : {FUTEX_WAIT_PRIVATE, FUTEX_WAIT}) {
+      word = 0;
+      handled = 0;
+      HandlerGuard guard(SIGUSR1, count, flags);
+      pthread_t self = pthread_self();
+      std::atomic<bool> done{false};
+      std::thread other([&] {
+        while (!done && (handled < 5 || flags != SA_RESTART)) {
+          pthread_kill(self, SIGUSR1);
+          usleep(1000);
+        }
+        word = 1;
+        futex(operation == FUTEX_WAIT ? FUTEX_WAKE : FUTEX_WAKE_PRIVATE, 1);
+      });
+      long got = futex(operation, 0);
+      done = true;
+      other.join();
+      EXPECT_GT(handled, 0);
+      if (flags == 0)
+        EXPECT_EQ(got, kFailed | EINTR);
+      else
+        EXPECT_TRUE(got == 0 || got == (kFailed | EAGAIN)) << got;
+    }
+  }
+}
 
 // A handler interrupts a call that waits: it begins again, or fails.
 TEST_F(PatchedCalls, RestartAfterAHandler) {
@@ -199,6 +310,8 @@ TEST_F(PatchedCalls, HandlersSeeTheProgramsText) {
     char byte = 0;
     ASSERT_EQ(call_getppid(), parent);
     ASSERT_EQ(call_for_flags(0x243) & 0x8d5, 0x41u);
+    ASSERT_EQ(call_number(SYS_getppid), parent);
+    ASSERT_EQ(call_number(SYS_futex, argument(&byte) & ~3ul, FUTEX_WAKE_PRIVATE, 1), 0);
     ASSERT_EQ(write(pipe.write_end.get(), "x", 1), 1);
     ASSERT_EQ(call_read(pipe.read_end.get(), &byte, 1), 1);
   }
@@ -232,6 +345,7 @@ TEST_F(PatchedCalls, AGsBaseOfOnesOwn) {
     ASSERT_EQ(call_getppid(), getppid());
     char byte;
     ASSERT_EQ(call_read(-1, &byte, 1), -1);
+    ASSERT_EQ(call_number(SYS_getppid), getppid());
     uint64_t seen;
     __asm__ volatile("mov %%gs:0, %0" : "=r"(seen));
     ASSERT_EQ(seen, word);
@@ -303,11 +417,13 @@ TEST_F(PatchedCalls, StepByStep) {
     auto got = static_cast<long>(call_for_flags(0x302));
     long parent = call_getppid();
     long read = call_read(-1, &byte, 1);
+    long same = call_number(SYS_getppid);
     __asm__ volatile("pushfq\n andl $~0x100, (%%rsp)\n popfq" ::: "memory", "cc");
     ASSERT_LT(steps.size(), 200u) << "the same step again and again";
     EXPECT_EQ(got & 0x100, 0x100);
     EXPECT_EQ(parent, getppid());
     EXPECT_EQ(read, -1);
+    EXPECT_EQ(same, parent);
     std::vector<Range> ranges = executable_ranges();
     for (uintptr_t at : steps)
       EXPECT_TRUE(std::any_of(ranges.begin(), ranges.end(), [at](const Range& range) {
@@ -317,6 +433,8 @@ TEST_F(PatchedCalls, StepByStep) {
     auto last = reinterpret_cast<uintptr_t>(call_read_zero);
     EXPECT_TRUE(std::count(steps.begin(), steps.end(), first + 5)) << "behind mov";
     EXPECT_TRUE(std::count(steps.begin(), steps.end(), last)) << "behind xor";
+    auto far = reinterpret_cast<uintptr_t>(call_number_call);
+    EXPECT_EQ(std::count(steps.begin(), steps.end(), far), 1);
     EXPECT_EQ(outside, 0);
   }
 }
