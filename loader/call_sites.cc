@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "loader/instruction_length.h"
 #include "mm/memory_file.h"
@@ -54,7 +55,7 @@ Result<Segment> read_segment(Mappable& file, const Elf64_Phdr& header, uint64_t 
 }
 
 // The table of .eh_frame_hdr: where functions begin, in ascending order, and their frame
-// descriptions.
+// descriptions. Where there is none, as in static programs in C, it is made of the descriptions.
 class Functions {
  public:
   struct Entry {
@@ -78,6 +79,29 @@ class Functions {
     if (!std::is_sorted(functions.entries_.begin(), functions.entries_.end(),
                         [](const Entry& a, const Entry& b) { return a.start < b.start; }))
       return Errno(ENOEXEC);
+    return functions;
+  }
+
+  static Result<Functions> create_without_header(Segment frames) {
+    Functions functions{Segment{frames.offset, frames.address, {}}, std::move(frames)};
+    std::span<const std::byte> bytes = functions.frames_.bytes;
+    uint64_t next = 0;
+    for (uint64_t at = 0; at < bytes.size(); at = next) {
+      auto length = load<uint32_t>(bytes, at);
+      if (!length) return Errno(ENOEXEC);
+      if (*length == 0) break;
+      auto common = load<uint32_t>(bytes, at + 4);
+      auto begin = load<int32_t>(bytes, at + 8);
+      if (!common || !begin || *length == 0xffffffff) return Errno(ENOEXEC);
+      next = at + 4 + *length;
+      if (*common == 0 || !has_relative_starts(bytes, at + 4 - *common)) continue;
+      int64_t start = static_cast<int64_t>(at + 8) + *begin;
+      if (start != static_cast<int32_t>(start) || at > INT32_MAX) continue;
+      if (functions.entries_.size() == kMaxFunctions) return Errno(ENOEXEC);
+      functions.entries_.push_back({static_cast<int32_t>(start), static_cast<int32_t>(at)});
+    }
+    std::sort(functions.entries_.begin(), functions.entries_.end(),
+              [](const Entry& a, const Entry& b) { return a.start < b.start; });
     return functions;
   }
 
@@ -113,10 +137,43 @@ class Functions {
   }
 
  private:
-  // By the augmentation of a common part of descriptions: a short string, behind length, number and
+  // The augmentation of a common part of descriptions is a short string, behind length, number and
   // version.
+  static constexpr uint64_t kAugmentation = 9, kLongest = 8;
+
+  // Whether what the common part at `at` is for says where functions start as everybody does: four
+  // bytes, relative to their place. It does so in bytes after the string and four numbers.
+  static bool has_relative_starts(std::span<const std::byte> bytes, uint64_t at) {
+    constexpr uint8_t kRelative4 = 0x1b;
+    auto common = load<uint32_t>(bytes, at + 4);
+    if (!common || *common != 0 || load<char>(bytes, at + kAugmentation) != 'z') return false;
+    uint64_t letters = at + kAugmentation + 1;
+    uint64_t data = letters;
+    while (data - letters < kLongest && load<uint8_t>(bytes, data).value_or(0) != 0) ++data;
+    if (load<uint8_t>(bytes, data++) != 0) return false;
+    for (int number = 0; number < 4; ++number)  // LEB128
+      while (load<uint8_t>(bytes, data++).value_or(0) >= 0x80) {
+      }
+    for (; auto letter = load<char>(bytes, letters); ++letters, ++data) {
+      auto encoding = load<uint8_t>(bytes, data);
+      if (!encoding) return false;
+      switch (*letter) {
+        case 'R':
+          return *encoding == kRelative4;
+        case 'L':
+          break;
+        case 'P':
+          if ((*encoding & 0x07) != 0x03) return false;  // four bytes
+          data += 4;
+          break;
+        default:
+          return false;
+      }
+    }
+    return false;
+  }
+
   bool is_signal_frame(uint64_t at) const {
-    constexpr uint64_t kAugmentation = 9, kLongest = 8;
     for (uint64_t i = 0; i < kLongest; ++i) {
       auto letter = load<char>(frames_.bytes, at + kAugmentation + i);
       if (!letter || *letter == 0) return false;
@@ -159,6 +216,35 @@ bool matches(const Pattern& pattern, std::span<const std::byte> text) {
   for (size_t i = 0; i < pattern.size(); ++i)
     if (pattern.bytes[i] >= 0 && text[i] != static_cast<std::byte>(pattern.bytes[i])) return false;
   return true;
+}
+
+// The section of this name that lies in memory as it does in the file; needed by nobody who runs
+// the file, so it may be missing.
+Result<Segment> read_section(Mappable& file, const Elf64_Ehdr& header, std::string_view name,
+                             uint64_t limit) {
+  constexpr size_t kMaxSections = 256, kMaxNames = 64 << 10;
+  if (header.e_shentsize != sizeof(Elf64_Shdr) || header.e_shnum > kMaxSections ||
+      header.e_shstrndx >= header.e_shnum)
+    return Errno(ENOEXEC);
+  std::vector<Elf64_Shdr> sections(header.e_shnum);
+  TRY(read_exactly(file, header.e_shoff, sections.data(), sections.size() * sizeof(Elf64_Shdr)));
+  auto read = [&](const Elf64_Shdr& section, uint64_t most) {
+    Elf64_Phdr as_segment = {};
+    as_segment.p_offset = section.sh_offset;
+    as_segment.p_vaddr = section.sh_addr;
+    as_segment.p_filesz = section.sh_size;
+    return read_segment(file, as_segment, most);
+  };
+  Segment names = TRY(read(sections[header.e_shstrndx], kMaxNames));
+  for (const Elf64_Shdr& section : sections) {
+    if ((section.sh_flags & SHF_ALLOC) == 0 || section.sh_type == SHT_NOBITS ||
+        section.sh_name > names.bytes.size() || names.bytes.size() - section.sh_name <= name.size())
+      continue;
+    const std::byte* own = names.bytes.data() + section.sh_name;
+    if (memcmp(own, name.data(), name.size()) == 0 && own[name.size()] == std::byte{0})
+      return read(section, limit);
+  }
+  return Errno(ENOEXEC);
 }
 
 struct Candidate {
@@ -230,14 +316,20 @@ Result<TextCalls> find_call_sites(Mappable& file, uint64_t offset) {
   auto unwind = std::find_if(headers.begin(), headers.end(), [](const Elf64_Phdr& segment) {
     return segment.p_type == PT_GNU_EH_FRAME;
   });
-  if (text == headers.end() || unwind == headers.end()) return Errno(ENOEXEC);
-  // .eh_frame lies in the same segment as its header.
-  auto frames = std::find_if(headers.begin(), headers.end(), [&](const Elf64_Phdr& segment) {
-    return holds(segment, unwind->p_vaddr, segment.p_vaddr);
-  });
-  if (frames == headers.end()) return Errno(ENOEXEC);
-  Functions functions = TRY(Functions::create(TRY(read_segment(file, *unwind, kMaxText)),
-                                              TRY(read_segment(file, *frames, 2 * kMaxText))));
+  if (text == headers.end()) return Errno(ENOEXEC);
+  auto find_functions = [&]() -> Result<Functions> {
+    if (unwind == headers.end())
+      return Functions::create_without_header(
+          TRY(read_section(file, header, ".eh_frame", 2 * kMaxText)));
+    // .eh_frame lies in the same segment as its header.
+    auto frames = std::find_if(headers.begin(), headers.end(), [&](const Elf64_Phdr& segment) {
+      return holds(segment, unwind->p_vaddr, segment.p_vaddr);
+    });
+    if (frames == headers.end()) return Errno(ENOEXEC);
+    return Functions::create(TRY(read_segment(file, *unwind, kMaxText)),
+                             TRY(read_segment(file, *frames, 2 * kMaxText)));
+  };
+  Functions functions = TRY(find_functions());
 
   TextCalls calls;
   calls.offset = page_down(text->p_offset);

@@ -1,7 +1,7 @@
 // The places in a file's text where a system call is made in one of the ways that
 // platform::CallShape has, as far as that is certain.
 //
-// Certain means: in a function that .eh_frame_hdr names, found by decoding from its start, and
+// Certain means: in a function that .eh_frame describes, found by decoding from its start, and
 // nothing in that function jumps into the middle. The file is untrusted: a wrong answer harms only
 // those who execute it. Linux Standard Base, "Exception Frames"; System V ABI, DWARF pointer
 // encodings.

@@ -89,6 +89,55 @@ Bytes make_file(const Bytes& text, const std::vector<Function>& functions) {
   return file;
 }
 
+// The same with sections, and no table of where functions begin. `augmentation` is the common
+// part's string, `data` what it says.
+Bytes make_static_file(const Bytes& text, const std::vector<Function>& functions,
+                       const std::string& augmentation = "zR", const Bytes& data = {0x1b}) {
+  Bytes file = make_file(text, {});
+  put(file, sizeof(Elf64_Ehdr) + 2 * sizeof(Elf64_Phdr), Elf64_Phdr{});
+  uint64_t at = kFramesOffset;
+  put(file, at + 4, uint32_t{0});
+  uint64_t end = at + 8;
+  auto add = [&](uint8_t byte) { put(file, end++, byte); };
+  add(1);
+  for (char letter : augmentation) add(static_cast<uint8_t>(letter));
+  for (uint8_t byte : {0, 1, 0x78, 16}) add(byte);
+  add(static_cast<uint8_t>(data.size()));
+  for (uint8_t byte : data) add(byte);
+  put(file, at, static_cast<uint32_t>(end - at - 4));
+  for (const Function& function : functions) {
+    put(file, end, uint32_t{12});
+    put(file, end + 4, static_cast<uint32_t>(end + 4 - at));
+    uint64_t place = kFramesAddress + (end + 8 - kFramesOffset);
+    put(file, end + 8, static_cast<int32_t>(kTextAddress + function.at - place));
+    put(file, end + 12, static_cast<uint32_t>(function.size));
+    end += 16;
+  }
+  put(file, end, uint32_t{0});
+  end += 4;
+  constexpr char kNames[] = "\0.shstrtab\0.eh_frame";
+  Elf64_Shdr sections[3] = {};
+  sections[1].sh_name = 1;
+  sections[1].sh_type = SHT_STRTAB;
+  sections[1].sh_offset = file.size();
+  sections[1].sh_size = sizeof kNames;
+  sections[2].sh_name = 11;
+  sections[2].sh_type = SHT_PROGBITS;
+  sections[2].sh_flags = SHF_ALLOC;
+  sections[2].sh_addr = kFramesAddress;
+  sections[2].sh_offset = kFramesOffset;
+  sections[2].sh_size = end - kFramesOffset;
+  put(file, file.size(), kNames);
+  auto header = *reinterpret_cast<const Elf64_Ehdr*>(file.data());
+  header.e_shoff = file.size();
+  header.e_shentsize = sizeof(Elf64_Shdr);
+  header.e_shnum = 3;
+  header.e_shstrndx = 1;
+  put(file, 0, header);
+  put(file, file.size(), sections);
+  return file;
+}
+
 std::vector<CallSite> find(Bytes file, uint64_t offset = kTextOffset) {
   Ref<FileInMemory> mappable = make_ref<FileInMemory>(std::move(file));
   auto calls = find_call_sites(*mappable, offset);
@@ -129,6 +178,25 @@ TEST(CallSites, OnlyInKnownFunctions) {
   EXPECT_TRUE(find(make_file(kMov, {{0, 7}})).empty()) << "cut off";
   EXPECT_TRUE(find(make_file(kMov, {{0, 100}})).empty()) << "longer than the text";
   EXPECT_EQ(find(make_file(kMov, {{0, 8}})).size(), 1u);
+}
+
+TEST(CallSites, WithoutATableOfFunctions) {
+  Bytes text = kXor;
+  text.insert(text.end(), kMov.begin(), kMov.end());
+  std::vector<Function> both = {{kXor.size(), kMov.size()}, {0, kXor.size()}};  // in any order
+  EXPECT_EQ(find(make_static_file(text, both)).size(), 2u);
+  EXPECT_EQ(find(make_static_file(text, {{0, kXor.size()}})).size(), 1u);
+  EXPECT_TRUE(find(make_static_file(text, {})).empty());
+  EXPECT_TRUE(find(make_static_file(text, {{1, kXor.size() - 1}})).empty()) << "not a beginning";
+  // A personality routine and a table of the function's own come before.
+  EXPECT_EQ(find(make_static_file(text, both, "zPLR", {0x9b, 1, 2, 3, 4, 0x1b, 0x1b})).size(), 2u);
+  // Starts that are said in another way, and descriptions of which nothing is known.
+  EXPECT_TRUE(find(make_static_file(text, both, "zR", {0x00})).empty());
+  EXPECT_TRUE(
+      find(make_static_file(text, both, "zPR", {0x00, 1, 2, 3, 4, 5, 6, 7, 8, 0x1b})).empty());
+  EXPECT_TRUE(find(make_static_file(text, both, "zQR", {0, 0x1b})).empty());
+  EXPECT_TRUE(find(make_static_file(text, both, "", {0x1b})).empty());
+  EXPECT_TRUE(find(make_static_file(text, both, "zLLLLLLLLLR", Bytes(10, 0x1b))).empty());
 }
 
 TEST(CallSites, WhatOnlyLooksLikeACall) {
@@ -224,9 +292,8 @@ Bytes read_file(const char* path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-TEST(CallSites, TheHostsLibc) {
-  Bytes bytes = read_file("/lib/x86_64-linux-gnu/libc.so.6");
-  if (bytes.empty()) GTEST_SKIP() << "no libc.so.6";
+// The calls that `bytes`, a file of the host, has in its text.
+std::vector<CallSite> find_in_text(const Bytes& bytes) {
   const auto* header = reinterpret_cast<const Elf64_Ehdr*>(bytes.data());
   const auto* segments = reinterpret_cast<const Elf64_Phdr*>(bytes.data() + header->e_phoff);
   uint64_t offset = 0;
@@ -234,21 +301,40 @@ TEST(CallSites, TheHostsLibc) {
     if (segments[i].p_type == PT_LOAD && (segments[i].p_flags & PF_X) != 0)
       offset = segments[i].p_offset;
   auto sites = find(bytes, offset);
-  EXPECT_GT(sites.size(), 200u);
-  EXPECT_TRUE(std::any_of(sites.begin(), sites.end(),
-                          [](const CallSite& site) { return site.value == SYS_rt_sigreturn; }));
   for (const CallSite& site : sites) {
     size_t call = site.offset + platform::layout_of(site.shape).call;
     EXPECT_EQ(bytes[call], 0x0f);
     EXPECT_EQ(bytes[call + 1], 0x05);
   }
+  return sites;
+}
+
+TEST(CallSites, TheHostsLibc) {
+  Bytes bytes = read_file("/lib/x86_64-linux-gnu/libc.so.6");
+  if (bytes.empty()) GTEST_SKIP() << "no libc.so.6";
+  auto sites = find_in_text(bytes);
+  EXPECT_GT(sites.size(), 200u);
+  EXPECT_TRUE(std::any_of(sites.begin(), sites.end(),
+                          [](const CallSite& site) { return site.value == SYS_rt_sigreturn; }));
+}
+
+// Debian's: static, stripped, no .eh_frame_hdr.
+TEST(CallSites, TheHostsBusybox) {
+  Bytes bytes = read_file("/bin/busybox");
+  if (bytes.empty()) GTEST_SKIP() << "no busybox";
+  EXPECT_GT(find_in_text(bytes).size(), 100u);
 }
 
 TEST(CallSites, Nonsense) {
-  Bytes good = make_file(kMov, {{0, 4}, {4, 4}, {8, 1}});
+  const Bytes all_good[] = {make_file(kMov, {{0, 4}, {4, 4}, {8, 1}}),
+                            make_static_file(kMov, {{0, 4}, {4, 4}, {8, 1}})};
   std::mt19937_64 random(1);
   for (int i = 0; i < 20'000; ++i) {
-    Bytes bad = good;
+    Bytes bad = all_good[i % 2];
+    if (i % 16 == 1) {  // and its sections
+      size_t tail = 3 * sizeof(Elf64_Shdr) + 20;
+      bad[bad.size() - 1 - random() % tail] = static_cast<uint8_t>(random());
+    }
     for (int k = 0; k < 3; ++k) {
       size_t at = random() % (kFramesOffset + 100);
       bad[at < kHeadSize ? at : at % kHeadSize + kFramesOffset] = static_cast<uint8_t>(random());
