@@ -49,6 +49,9 @@ Result<std::unique_ptr<Kernel>> Kernel::create(const KernelConfig& config) {
                                      host::raw_arg(&kernel->allowed_cpus_))
                        .result());
   kernel->host_cpus_ = static_cast<size_t>(bytes) * 8;
+  constexpr int kPrioProcess = 0;
+  kernel->caller_nice_ =
+      20 - static_cast<int>(TRY(host::raw_syscall(SYS_getpriority, kPrioProcess, 0).result()));
   TRY(kernel->make_init());
   return kernel;
 }
@@ -110,6 +113,7 @@ Result<void> Kernel::start_image(ExecImage image, ProgramSpec spec) {
   {
     MutexLock lock(task->mu);
     task->affinity = allowed_cpus_;
+    task->scheduling.nice = caller_nice_;
   }
   install_image(*task, std::move(image));
   {

@@ -95,6 +95,8 @@ class Kernel {
   // The CPUs that guests may use, and how many numbers the host's masks have.
   int cpu_count() const { return CPU_COUNT(&allowed_cpus_); }
   void get_allowed_cpus(cpu_set_t& set) const { set = allowed_cpus_; }
+  // Of who has started the sandbox, and so of its first task.
+  int caller_nice() const { return caller_nice_; }
   size_t host_cpus() const { return host_cpus_; }
   const std::string& boot_id() const { return boot_id_; }
   // CLOCK_BOOTTIME when the sandbox began: /proc/uptime and start times count from it.
@@ -127,6 +129,7 @@ class Kernel {
   MemoryKiller memory_killer_{*this};
   RefOrNull<Task> init_;    // set once before start
   cpu_set_t allowed_cpus_;  // set once before start
+  int caller_nice_ = 0;     // set once before start
   size_t host_cpus_ = 64;   // set once before start
   std::string boot_id_;     // set once before start
   uint64_t boot_time_ns_ = 0;

@@ -89,7 +89,8 @@ void copy_task_state(CurrentTask& current, Task& child, const CloneRequest& requ
   child.affinity = affinity;
   cpu_set_t all;
   child.kernel.get_allowed_cpus(all);
-  if (scheduling.nice != 0 || !CPU_EQUAL(&affinity, &all)) child.schedule_on_host_locked();
+  if (scheduling.nice != child.kernel.caller_nice() || !CPU_EQUAL(&affinity, &all))
+    child.schedule_on_host_locked();
 }
 
 // Puts the child into the tree. ERESTARTNOINTR: a signal must be handled first, so that nothing

@@ -300,7 +300,7 @@ void SystrapContext::set_scheduling(const platform::Scheduling& scheduling) {
 }
 
 void SystrapContext::apply_scheduling(StubThread& thread) {
-  platform::Scheduling wanted{systrap_.cpus(), 0};
+  platform::Scheduling wanted{systrap_.cpus(), systrap_.nice()};
   MutexLock lock(scheduling_mu_);
   thread.scheduling_id = scheduling_id_.load();
   if (thread.scheduling_id != 0) wanted = scheduling_;

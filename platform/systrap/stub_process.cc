@@ -139,7 +139,7 @@ void StubProcess::request_thread_locked() {
   thread->tid = 0;
   thread->cpu_base_ns = 0;
   thread->scheduling_id = 0;
-  thread->nice = 0;
+  thread->nice = systrap_.nice();
   thread->was_interrupted.store(false);
   systrap_.memory().discard_slot(thread->id());
   thread->slot().state.store(SLOT_STATE_PARKED);
@@ -268,7 +268,7 @@ void StubProcess::return_thread(StubThread& thread) {
   }
   // A nice value can't be taken back: the host would ask for a right that we have given up. An
   // interrupt may still be on its way, and its frames may be anywhere on the stack.
-  if (thread.nice > 0 || thread.was_interrupted.load()) {
+  if (thread.nice > systrap_.nice() || thread.was_interrupted.load()) {
     kill_thread_locked(thread);
     return;
   }

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -39,6 +40,7 @@ Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
   systrap->on_fatal_ = options.on_fatal;
   CPU_ZERO(&systrap->cpus_);
   if (sched_getaffinity(0, sizeof systrap->cpus_, &systrap->cpus_) < 0) return Errno(errno);
+  systrap->nice_ = getpriority(PRIO_PROCESS, 0);
   systrap->stub_calls_ = options.stub_calls;
   systrap->stub_answers_ = options.stub_answers && options.stub_calls;
 

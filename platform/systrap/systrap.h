@@ -89,6 +89,8 @@ class Systrap : public platform::Platform {
   const VectorState& vector_state() const { return vector_state_; }
   // Where stub threads run unless told otherwise.
   const cpu_set_t& cpus() const { return cpus_; }
+  // How eagerly: as this process.
+  int nice() const { return nice_; }
   bool stub_calls() const { return stub_calls_; }
   bool stub_answers() const { return stub_answers_; }
   StubThread* allocate_thread() EXCLUDES(mu_);
@@ -109,6 +111,7 @@ class Systrap : public platform::Platform {
 
   const VectorState vector_state_;
   cpu_set_t cpus_;                         // set once before start
+  int nice_ = 0;                           // set once before start
   host::EventLoop* event_loop_ = nullptr;  // set once before start
   std::function<void(const char*)> on_fatal_;
   bool stub_calls_ = true;    // set once before start

@@ -528,7 +528,7 @@ TEST_F(SystrapTest, AReusedThreadRunsWhereEveryThreadMayAndAsEagerly) {
   for (int round = 0; round < 4; ++round) {
     auto space = MUST(systrap_->new_address_space(0));
     auto context = make(space, kGetpidLoop);
-    platform::Scheduling pinned{{}, 0};
+    platform::Scheduling pinned{{}, host_nice(0)};
     CPU_ZERO(&pinned.cpus);
     CPU_SET(sched_getcpu(), &pinned.cpus);
     if (round % 2 == 0) context->set_scheduling(pinned);
@@ -536,7 +536,7 @@ TEST_F(SystrapTest, AReusedThreadRunsWhereEveryThreadMayAndAsEagerly) {
     ASSERT_EQ(next(), context.get());
     int tid = static_cast<SystrapContext*>(context.get())->thread()->tid;
     EXPECT_EQ(host_cpus(tid), round % 2 == 0 ? 1 : all);
-    EXPECT_EQ(host_nice(tid), 0);
+    EXPECT_EQ(host_nice(tid), host_nice(0));
     if (pinned_tid == 0) pinned_tid = tid;
     EXPECT_EQ(tid, pinned_tid) << "the thread was not used again";
     context->attach(nullptr);
@@ -552,13 +552,13 @@ TEST_F(SystrapTest, AThreadWithANiceValueIsNotUsedAgain) {
   for (bool nice : {true, false}) {
     auto space = MUST(systrap_->new_address_space(0));
     auto context = make(space, kGetpidLoop);
-    platform::Scheduling scheduling{{}, 7};
+    platform::Scheduling scheduling{{}, 19};
     sched_getaffinity(0, sizeof scheduling.cpus, &scheduling.cpus);
     if (nice) context->set_scheduling(scheduling);
     context->resume();
     ASSERT_EQ(next(), context.get());
     int tid = static_cast<SystrapContext*>(context.get())->thread()->tid;
-    EXPECT_EQ(host_nice(tid), nice ? 7 : 0);
+    EXPECT_EQ(host_nice(tid), nice ? 19 : host_nice(0));
     if (nice)
       nice_tid = tid;
     else
