@@ -14,6 +14,7 @@
 #include "base/unique_fd.h"
 #include "caisson/sys.h"
 #include "runtime/protocol.h"
+#include "runtime/root_filesystem.h"
 #include "runtime/sandbox.h"
 
 namespace caisson::runtime {
@@ -123,11 +124,13 @@ Result<KernelProcess, sys::StartError> start_kernel_process(const SandboxOptions
   return KernelProcess{std::move(started).value(), std::move(ours)};
 }
 
-// Which of descriptors 0 to 2 are open: -1 stands for those that are not.
-std::vector<int> open_stdio() {
+// Which of descriptors 0 to 2 are open: -1 stands for those that are not. These are taken, so that
+// no message goes to what would have their numbers.
+std::vector<int> take_stdio_numbers() {
+  const ClosedStdio closed = occupy_closed_stdio();
   std::vector<int> files = {0, 1, 2};
   for (int& fd : files)
-    if (fcntl(fd, F_GETFD) < 0) fd = -1;
+    if (closed[static_cast<size_t>(fd)]) fd = -1;
   return files;
 }
 
@@ -180,7 +183,7 @@ int supervise(KernelProcess& kernel, int signal_fd) {
 
 Posture probe_posture() {
   sys::ProcAttr attr;
-  attr.files = open_stdio();
+  attr.files = take_stdio_numbers();
   Started started = start_in_namespaces([](void*) { return 0; }, nullptr, attr);
   if (!started.ok())
     return started.error().step == sys::Step::kClone ? Posture::kNoNamespaces : Posture::kNested;
@@ -189,7 +192,8 @@ Posture probe_posture() {
 }
 
 int launch(const SandboxOptions& options) {
-  const std::vector<int> stdio = open_stdio();  // before anything takes a number that is free
+  const std::vector<int> stdio =
+      take_stdio_numbers();  // before anything takes a number that is free
   sigset_t forwarded;
   sigset_t before;
   sigemptyset(&forwarded);

@@ -271,6 +271,15 @@ class Inside(Programs):
                 self.assertEqual(process.returncode, 0, process.stderr)
                 self.assert_nothing_left(closed)
 
+    def test_messages_go_nowhere_where_standard_error_is_closed(self):
+        # Not to a socket or the like, which would have the number.
+        with subprocess.Popen(["/bin/sh", "-c", 'exec "$0" do -- /bin/busybox sh -c "echo; sleep 5" 0<&- 2>&-', CAISSON],
+                              stdout=subprocess.PIPE) as process:
+            self.assertEqual(process.stdout.read(1), b"\n")
+            for fd in (0, 2):
+                self.assertEqual(os.readlink(f"/proc/{process.pid}/fd/{fd}"), "anon_inode:[eventpoll]")
+            process.kill()
+
     def test_full_output_is_the_guests_error(self):
         with open("/dev/full", "wb") as full:
             process = subprocess.run(
