@@ -117,6 +117,7 @@ class Hostile : public testing::Test {
     pid_t pid = fork();
     ASSERT_GE(pid, 0);
     if (pid == 0) {
+      setpgid(0, 0);
       stub_ = find_stub();  // the child's own
       attack();
       _exit(0);
@@ -124,11 +125,20 @@ class Hostile : public testing::Test {
     children_.push_back(pid);
   }
   void finish_all(int limit_ms) {
+    // With whoever it has made: one that runs the mapper's code clones as fast as it can.
+    auto kill_all_of = [](pid_t pid) {
+      kill(-pid, SIGKILL);
+      kill(pid, SIGKILL);
+    };
     for (int waited = 0; waited < limit_ms && !children_.empty(); waited += 2) {
-      std::erase_if(children_, [](pid_t pid) { return waitpid(pid, nullptr, WNOHANG) == pid; });
+      std::erase_if(children_, [](pid_t pid) {
+        if (waitpid(pid, nullptr, WNOHANG) != pid) return false;
+        kill(-pid, SIGKILL);
+        return true;
+      });
       if (!children_.empty()) usleep(2000);
     }
-    for (pid_t pid : children_) kill(pid, SIGKILL);
+    for (pid_t pid : children_) kill_all_of(pid);
     for (pid_t pid : children_) EXPECT_EQ(waitpid(pid, nullptr, 0), pid);
     children_.clear();
   }
