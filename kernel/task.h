@@ -111,9 +111,7 @@ class Task final : public host::DeadlineTarget, public Waiter, public ListNode<R
   GuestAddr clear_child_tid = 0;
   GuestAddr set_child_tid = 0;
   std::atomic<GuestAddr> robust_list{0};
-  GuestAddr rseq_area = 0;
-  uint32_t rseq_length = 0;
-  uint32_t rseq_signature = 0;
+  platform::RseqArea rseq;
   // What restart_syscall(2) runs.
   std::function<SyscallResult(CurrentTask&)> restart_block;
   RefOrNull<VforkDone> vfork_done;  // the parent waits for us

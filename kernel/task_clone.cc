@@ -6,6 +6,7 @@
 #include "kernel/current_task.h"
 #include "kernel/kernel.h"
 #include "kernel/pid_file.h"
+#include "kernel/rseq.h"
 #include "kernel/signals.h"
 #include "kernel/time/clock.h"
 
@@ -65,11 +66,6 @@ void copy_task_state(CurrentTask& current, Task& child, const CloneRequest& requ
     child.signal_stack = parent.signal_stack;
   else
     child.signal_stack.flags = kSsDisable;
-  if ((flags & CLONE_VM) == 0) {
-    child.rseq_area = parent.rseq_area;
-    child.rseq_length = parent.rseq_length;
-    child.rseq_signature = parent.rseq_signature;
-  }
   if ((flags & CLONE_CHILD_CLEARTID) != 0) child.clear_child_tid = request.child_tid;
   SchedulingPolicy scheduling;
   cpu_set_t affinity;
@@ -212,6 +208,7 @@ Result<Cloned> clone_task(CurrentTask& current, const CloneRequest& request) {
     (void)current.copy_out(UserOut<int>(request.parent_tid), id);
   if ((flags & CLONE_CHILD_SETTID) != 0) (void)mm->copy_out(UserOut<int>(request.child_tid), id);
   child_context.attach(RefOrNull<platform::AddressSpace>(&mm->address_space()));
+  if ((flags & CLONE_VM) == 0) inherit_rseq(current, *child);
   if ((flags & CLONE_VM) != 0)
     child->start();
   else

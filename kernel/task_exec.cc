@@ -89,8 +89,6 @@ void install_image(Task& task, ExecImage image) {
   task.signal_stack.flags = kSsDisable;
   task.robust_list = 0;
   task.clear_child_tid = 0;
-  task.rseq_area = 0;
-  task.rseq_length = 0;
   task.restart_block = nullptr;
   task.saved_mask.reset();
   // A 64-bit program does not get it from its parent, nor from its PT_GNU_STACK.

@@ -7,6 +7,7 @@
 #include "kernel/process_timers.h"
 #include "kernel/process_tree.h"
 #include "kernel/robust_list.h"
+#include "kernel/rseq.h"
 #include "kernel/signals.h"
 #include "kernel/task.h"
 
@@ -67,6 +68,8 @@ bool Task::begin_exit(CurrentTask& current) {
 // Linux: exit_mm_release(). Also the step of exec in which the old address space is given up. As
 // there, exec and a process' last task count what is resident, for ru_maxrss; that takes time.
 void Task::leave_address_space(bool counts_resident) {
+  // Before others learn that we are gone, and take away what the stub thread has written to.
+  context->leave_soon();
   RefOrNull<MemoryManager> mm = mm_;
   if (mm) {
     if (robust_list != 0)
@@ -80,6 +83,7 @@ void Task::leave_address_space(bool counts_resident) {
         wake_futex_word(*mm, kernel.futexes(), addr, true, 1);
     }
     clear_child_tid = 0;
+    forget_rseq(*this);
     if (counts_resident) {
       // A child of vfork(2) leaves its parent's memory: a count that is not old will do.
       constexpr uint64_t kRecentNs = 10'000'000;

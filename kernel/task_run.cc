@@ -6,6 +6,7 @@
 #include "kernel/cpu_timers.h"
 #include "kernel/current_task.h"
 #include "kernel/kernel.h"
+#include "kernel/rseq.h"
 #include "kernel/run_queue.h"
 #include "kernel/signals.h"
 #include "kernel/task.h"
@@ -48,7 +49,7 @@ void Task::run_event() {
       return run_loop();
     case platform::EventKind::kDied:
       LOG_INFO("task %d: the stub is gone", tid());
-      begin_group_exit(group, SIGKILL);
+      begin_group_exit(group, host_refuses_rseq(current) ? SIGSEGV : SIGKILL);
       set_state(RunExit{});
       return run_loop();
   }

@@ -24,6 +24,10 @@ constexpr int kMaxNesting = 5;
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
 #endif
+#ifndef AT_RSEQ_FEATURE_SIZE
+#define AT_RSEQ_FEATURE_SIZE 27
+#define AT_RSEQ_ALIGN 28
+#endif
 
 // Linux's bprm_stack_limits(): strings and pointers together must fit.
 Result<void> check_argument_space(const ProgramRequest& request) {
@@ -104,6 +108,11 @@ std::vector<std::pair<uint64_t, uint64_t>> build_auxv(const platform::Platform& 
   add(AT_EGID, request.egid);
   add(AT_SECURE, request.secure ? 1 : 0);
   add(AT_HWCAP2, host::auxiliary_value(AT_HWCAP2));
+  std::optional<platform::RseqSupport> rseq = platform.rseq_support();
+  if (rseq && rseq->feature_size != 0) {
+    add(AT_RSEQ_FEATURE_SIZE, rseq->feature_size);
+    add(AT_RSEQ_ALIGN, rseq->alignment);
+  }
   return auxv;
 }
 

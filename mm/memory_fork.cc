@@ -125,8 +125,27 @@ void MemoryManager::share_for_fork_locked(MemoryManager& child, const Vma& vma, 
   child.post_map_locked(vma, child.pmas_.insert(copy)->second);
 }
 
-// Shares what has data, from the top down: large holes stay each one's own, the used end of the
-// stack is copied.
+// What both are to have their own of, upwards: the used end of the stack, and what must stay
+// writable.
+std::vector<std::pair<GuestAddr, GuestAddr>> MemoryManager::own_at_fork_locked(
+    const Pma& pma, GuestAddr stack) const {
+  std::vector<std::pair<GuestAddr, GuestAddr>> own;
+  auto add = [&](GuestAddr low, GuestAddr high) {
+    low = std::max(low, pma.start);
+    high = std::min(high, pma.end);
+    if (low < high) own.emplace_back(low, high);
+  };
+  // None is longer than two pages.
+  auto kept = kept_writable_.lower_bound(pma.start - std::min(pma.start, kPageSize));
+  for (; kept != kept_writable_.end() && kept->first < pma.end; ++kept)
+    add(page_down(kept->first), page_up(kept->first + kept->second));
+  if (stack != 0)
+    add(page_down(stack) - std::min(page_down(stack), kStackBelow), page_up(stack + kStackAbove));
+  std::sort(own.begin(), own.end());
+  return own;
+}
+
+// Shares what has data, from the top down: large holes stay each one's own, and so does the rest.
 Result<void> MemoryManager::split_for_fork_locked(MemoryManager& child, const Vma& vma,
                                                   const Pma& pma, std::span<const MemoryRange> data,
                                                   GuestAddr stack) {
@@ -145,11 +164,10 @@ Result<void> MemoryManager::split_for_fork_locked(MemoryManager& child, const Vm
       pieces.push_back({at, end, shared});
     at = end;
   };
-  GuestAddr low = std::max(pma.start, page_down(stack) - std::min(page_down(stack), kStackBelow));
-  GuestAddr high = std::min(pma.end, page_up(stack + kStackAbove));
-  bool has_stack = stack != 0 && low < high;
+  const auto own = own_at_fork_locked(pma, stack);
   auto add_shared = [&](GuestAddr end) {
-    if (has_stack && at < high && end > low) {
+    for (auto [low, high] : own) {
+      if (at >= high || end <= low) continue;
       add(std::min(end, std::max(at, low)), true);
       add(std::min(end, high), false);
     }
@@ -353,6 +371,46 @@ Result<void> MemoryManager::break_cow_locked(const Vma& vma, GuestAddr addr, Gar
   garbage.ranges.push_back(it->second.range());
   replace_broken_locked(it, vma, target);
   return {};
+}
+
+Result<void> MemoryManager::keep_writable(GuestAddr addr, uint64_t length) {
+  for (;;) {
+    GuestAddr missing = 0;
+    {
+      WriteLock lock(mappings_);
+      for (GuestAddr at = page_down(addr); at < addr + length && missing == 0; at += kPageSize) {
+        auto pma = pmas_.find(at);
+        if (pma == pmas_.end() || (pma->second.prot & kProtWrite) == 0) {
+          if (pma != pmas_.end() && is_unsettled_locked(pma->second)) return Errno(EAGAIN);
+          missing = std::max(at, addr);
+        }
+      }
+      if (missing == 0) {
+        kept_writable_.emplace(addr, length);
+        return {};
+      }
+    }
+    FaultOutcome outcome = make_accessible(missing, Access::kWrite, false, false);
+    if (outcome.kind == FaultOutcome::Kind::kOutOfMemory) return Errno(kEMEMORYLIMIT);
+    if (outcome.kind == FaultOutcome::Kind::kSignal) return Errno(EFAULT);
+  }
+}
+
+void MemoryManager::stop_keeping_writable(GuestAddr addr) {
+  WriteLock lock(mappings_);
+  auto it = kept_writable_.find(addr);
+  if (it != kept_writable_.end()) kept_writable_.erase(it);
+}
+
+bool MemoryManager::kept_is_writable() const {
+  ReadLock lock(mappings_);
+  for (auto [addr, length] : kept_writable_) {
+    for (GuestAddr at = page_down(addr); at < addr + length; at += kPageSize) {
+      auto vma = vmas_.find(at);
+      if (vma == vmas_.end() || (vma->second.prot & kProtWrite) == 0) return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace caisson

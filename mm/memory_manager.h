@@ -154,6 +154,14 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // All of the range is about to be written by copies: where a touch would bring huge pages, they
   // come now, many at once.
   void expect_copy_out(GuestAddr to, uint64_t length);
+
+  // From now on the stub can always write [addr, addr + length), as far as the guest allows: the
+  // host does so for rseq(2), and takes no for an answer. EFAULT: the guest does not allow it;
+  // EAGAIN: a fork is not settled.
+  Result<void> keep_writable(GuestAddr addr, uint64_t length);
+  void stop_keeping_writable(GuestAddr addr);
+  // Whether the guest still allows it for all such memory.
+  bool kept_is_writable() const;
   // As a debugger (ptrace, /proc/PID/mem): ignores protection, copies private pages when it writes.
   CopyResult copy_in_forced(void* to, GuestAddr from, size_t length);
   CopyResult copy_out_forced(GuestAddr to, const void* from, size_t length);
@@ -353,6 +361,9 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   Result<void> split_for_fork_locked(MemoryManager& child, const Vma& vma, const Pma& pma,
                                      std::span<const MemoryRange> data, GuestAddr stack)
       REQUIRES(mappings_, child.mappings_);
+  std::vector<std::pair<GuestAddr, GuestAddr>> own_at_fork_locked(const Pma& pma,
+                                                                  GuestAddr stack) const
+      REQUIRES_SHARED(mappings_);
   Result<void> break_cow_locked(const Vma& vma, GuestAddr addr, Garbage& garbage)
       REQUIRES(mappings_);
   void give_back_spare_locked(Pma& pma) REQUIRES(mappings_);
@@ -449,6 +460,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   uint64_t generation_ GUARDED_BY(mappings_) = 0;  // counts changes of vmas and pmas
   MemoryLimits limits_ GUARDED_BY(mappings_);
   ProgramLayout program_ GUARDED_BY(mappings_);
+  std::multimap<GuestAddr, uint64_t> kept_writable_ GUARDED_BY(mappings_);  // lengths
   GuestAddr brk_start_ GUARDED_BY(mappings_) = 0;
   GuestAddr brk_end_ GUARDED_BY(mappings_) = 0;
   int lock_future_ GUARDED_BY(mappings_) = 0;  // MCL_FUTURE and MCL_ONFAULT as set

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "abi/registers.h"
@@ -111,6 +112,19 @@ struct Scheduling {
   int nice = 0;
 };
 
+// rseq(2): where a task's host thread keeps the struct rseq up to date; length 0: nowhere.
+struct RseqArea {
+  GuestAddr addr = 0;
+  uint32_t length = 0;
+  uint32_t signature = 0;
+  bool operator==(const RseqArea&) const = default;
+};
+// AT_RSEQ_FEATURE_SIZE and AT_RSEQ_ALIGN; 0 where the host knows rseq(2) but not these.
+struct RseqSupport {
+  uint32_t feature_size = 0;
+  uint32_t alignment = 0;
+};
+
 // One guest task's execution state. The kernel owns it except between resume() and the event that
 // follows.
 class Context {
@@ -144,6 +158,8 @@ class Context {
   // Moves the task into `space` (fork, clone: before the first resume; exec: between events). A
   // null space gives the stub thread back: the task ends or is between address spaces.
   virtual void attach(RefOrNull<AddressSpace> space) = 0;
+  // The task, which the kernel has, will not be resumed before the next attach(). Only a hint.
+  virtual void leave_soon() {}
   // Hands the task to its stub thread as soon as its address space has carried out what was posted.
   virtual void resume() = 0;
   // Says that the task's call will not be answered soon: its stub thread stops polling. Only a
@@ -177,6 +193,9 @@ class Context {
   // Takes effect at the next resume(). What the host refuses (less nice than before) stays as it
   // is. From any thread.
   virtual void set_scheduling(const Scheduling& scheduling) = 0;
+
+  // From the next resume() on, which then ends the stub if the host refuses. attach() ends it.
+  virtual void set_rseq(const RseqArea&) {}
 
   // Host thread CPU time that this task has used, in nanoseconds.
   virtual uint64_t cpu_time_ns() const = 0;
@@ -255,6 +274,9 @@ class Platform {
   // Address of the vDSO image that every address space holds above max_user_address(), for
   // AT_SYSINFO_EHDR; 0 if none.
   virtual GuestAddr vdso_address() const = 0;
+
+  // None: tasks can't have a struct rseq.
+  virtual std::optional<RseqSupport> rseq_support() const { return std::nullopt; }
 
   // `length` is a multiple of the page size. ENOSYS: this platform does not patch; ENOSPC: no room
   // for more.

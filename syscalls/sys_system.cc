@@ -13,6 +13,7 @@
 
 #include "host/raw_syscall.h"
 #include "kernel/kernel.h"
+#include "kernel/rseq.h"
 #include "kernel/task.h"
 #include "kernel/time/clock.h"
 #include "mm/memory_file.h"
@@ -139,10 +140,10 @@ SyscallResult sys_membarrier(CurrentTask& task, int command, uint32_t flags, int
   return Errno(EINVAL);
 }
 
-// Not offered: the host's registration belongs to the stub thread. libc works without.
+// rseq(2)
 SyscallResult sys_rseq(CurrentTask& task, uint64_t area, uint32_t length, int flags,
                        uint32_t signature) {
-  return Errno(ENOSYS);
+  return change_rseq(task, {area, length, signature}, flags);
 }
 
 SyscallResult sys_personality(CurrentTask& task, uint32_t persona) {

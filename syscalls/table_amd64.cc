@@ -294,6 +294,7 @@ constexpr SyscallEntry kAmd64[] = {
     refused<ENOSPC>(330, "pkey_alloc", "no protection keys"),
     refused<EINVAL>(331, "pkey_free", "no protection keys"),
     full<sys_statx>(332, "statx"),
+    full<sys_rseq>(334, "rseq"),
     full<sys_pidfd_send_signal>(424, "pidfd_send_signal"),
     full<sys_pidfd_open>(434, "pidfd_open"),
     partial<sys_clone3>(435, "clone3", "namespaces, set_tid and cgroup: refused"),

@@ -2,6 +2,7 @@
 
 #include <linux/audit.h>
 #include <linux/futex.h>
+#include <linux/rseq.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -104,12 +105,20 @@ void SystrapContext::attach(RefOrNull<platform::AddressSpace> space) {
     reset_vector_state();
   give_back_protects();
   call_count_ = 0;
+  rseq_ = {};
   release_thread();
   is_fresh_ = true;
   RefOrNull<SystrapAddressSpace> old = std::move(space_);
   space_ = RefOrNull<SystrapAddressSpace>::adopt(static_cast<SystrapAddressSpace*>(space.leak()));
   if (!space_) return;
   if (StubThread* thread = space_->process().take_thread(*this)) thread_.store(thread);
+}
+
+void SystrapContext::leave_soon() {
+  StubThread* thread = thread_.load();
+  if (thread == nullptr || call_count_ != 0 || held.load()) return;
+  if (thread->rseq.length != 0) space_->process().leave_soon(*thread);
+  park();  // it has nothing to poll for
 }
 
 void SystrapContext::resume() {
@@ -236,6 +245,19 @@ void SystrapContext::give_back_protects() {
   call_count_ = static_cast<uint32_t>(end - calls_);
 }
 
+// A new task's thread proves that an earlier guest has left nothing, in one way or the other.
+void SystrapContext::add_rseq_calls(StubThread& thread) {
+  if (thread.rseq == rseq_) {
+    constexpr platform::RseqArea kNowhere{RSEQ_NOWHERE, 32, 0};
+    if (is_fresh_ && rseq_.length == 0 && systrap_.rseq_support())
+      add_call(rseq_call(kNowhere, 0, EFAULT));
+    return;
+  }
+  if (thread.rseq.length != 0) add_call(rseq_call(thread.rseq, RSEQ_FLAG_UNREGISTER, EINVAL));
+  if (rseq_.length != 0) add_call(rseq_call(rseq_, 0, EBUSY));
+  thread.rseq = rseq_;
+}
+
 bool SystrapContext::take_interrupt() {
   // Not while the vector state is fetched: the task needs it before it can act on the interrupt.
   if (fetching_ || !interrupt_requested_.load() || !interrupt_requested_.exchange(false))
@@ -254,6 +276,7 @@ void SystrapContext::go(bool wake) {
   Slot& slot = thread.slot();
   if (slot.waiting.load(std::memory_order_relaxed) != 0)
     slot.waiting.store(0, std::memory_order_relaxed);
+  add_rseq_calls(thread);
   for (uint32_t i = 0; i < call_count_; ++i) slot.call[i] = calls_[i];
   if (slot.calls.load(std::memory_order_relaxed) != call_count_) {
     // Somebody may wait for them already.

@@ -21,6 +21,7 @@ class SystrapContext : public platform::Context {
   ~SystrapContext() override;
 
   void attach(RefOrNull<platform::AddressSpace> space) override;
+  void leave_soon() override;
   void resume() override;
   void park() override;
   void wake_private(GuestAddr word, int count, uint32_t mask) override;
@@ -33,6 +34,7 @@ class SystrapContext : public platform::Context {
   void write_vector_state(std::span<const std::byte> in) override;
   void reset_vector_state() override;
   void set_scheduling(const platform::Scheduling& scheduling) override EXCLUDES(scheduling_mu_);
+  void set_rseq(const platform::RseqArea& area) override { rseq_ = area; }
   uint64_t cpu_time_ns() const override;
 
   // For StubProcess and Workers.
@@ -52,7 +54,9 @@ class SystrapContext : public platform::Context {
   // A call that the thread makes before the guest goes on. Precondition: has_room_for_calls().
   void add_call(const CallerCall& call) { calls_[call_count_++] = call; }
   uint32_t call_count() const { return call_count_; }
-  bool has_room_for_calls(size_t count) const { return call_count_ + count <= CALLS_MAX; }
+  bool has_room_for_calls(size_t count) const {
+    return call_count_ + count <= CALLS_MAX - CALLS_FOR_RSEQ;
+  }
   // Delivers an event that no stub has sent.
   void post(platform::EventKind kind);
   std::atomic<bool> held{false};
@@ -72,6 +76,7 @@ class SystrapContext : public platform::Context {
   void write_gate(StubThread& thread);
   void release_thread();
   void give_back_protects();
+  void add_rseq_calls(StubThread& thread);
   void apply_scheduling(StubThread& thread) EXCLUDES(scheduling_mu_);
 
   Systrap& systrap_;
@@ -87,6 +92,7 @@ class SystrapContext : public platform::Context {
   uint32_t call_count_ = 0;
   Registers call_regs_{};  // as they were when the call began
   bool is_fresh_ = false;
+  platform::RseqArea rseq_;  // what the thread is to have
   bool fetching_ = false;
   // Where the task's vector state is.
   enum class VectorAt : uint8_t {

@@ -44,6 +44,7 @@ std::vector<sock_filter> stub_process_filter(uint64_t base) {
        {text, arg_is(0, SECCOMP_SET_MODE_FILTER), arg_is(1, 0)}},
       {SYS_prctl, "stubs die with the kernel process", {text, arg_is(0, PR_SET_PDEATHSIG)}},
       {SYS_getppid, "stubs die with the kernel process", {text}},
+      {SYS_rseq, "a stub thread registers the guest's area", {text}},
       {SYS_exit, "a stub thread ends", {text}},
       {SYS_recvmsg, "the zygote's commands", {text, arg_is(0, FD_COMMANDS)}},
       {SYS_sendto, "the zygote's answers", {text, arg_is(0, FD_COMMANDS)}},
@@ -83,6 +84,12 @@ std::vector<sock_filter> guest_thread_filter(uint64_t base, bool stub_calls) {
                    "protects the guest's own memory",
                    {site(stub.site_protect), above_table, below_gap, arg_below(1, STUB_GAP + 1),
                     arg_below(2, 8)}});
+  rules.push_back({SYS_rseq,
+                   "registers the guest's area, or takes it back",
+                   {site(stub.site_rseq), below_gap, arg_below(2, 2)}});
+  rules.push_back({SYS_rseq,
+                   "proves that nothing is registered",
+                   {site(stub.site_rseq), arg_is(0, RSEQ_NOWHERE), arg_below(2, 2)}});
   for (uint32_t op : {FUTEX_WAIT_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE,
                       FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME})
     rules.push_back({SYS_futex,

@@ -73,6 +73,7 @@ const uint64_t kArguments[] = {0,
                                CLONE_VM,
                                CLONE_FILES,
                                ~uint64_t{0},
+                               RSEQ_NOWHERE,
                                PR_SET_PDEATHSIG};
 
 TEST(GuestThreadFilter, AllowsTheExactListAndNothingElse) {
@@ -102,6 +103,7 @@ TEST(GuestThreadFilter, AllowsTheExactListAndNothingElse) {
                guest && a1 <= STUB_GAP) ||
               (ip == kBase + stub.site_private_wait && nr == SYS_futex && guest &&
                (op == 128 || op == 137 || op == 393 || op == 129 || op == 138)) ||
+              (ip == kBase + stub.site_rseq && nr == SYS_rseq && (guest || a0 == RSEQ_NOWHERE)) ||
               (ip == kBase + stub.site_private_wake && nr == SYS_futex && guest &&
                (op == 129 || op == 138));
           if (allowed(filter, call(nr, ip, a0, a1)) != expected)
@@ -119,6 +121,7 @@ TEST(GuestThreadFilter, WithoutStubCallsNothingIsTheGuestsOwn) {
   EXPECT_FALSE(allowed(filter, call(SYS_mprotect, kBase + stub.site_protect, 4096, 4096)));
   EXPECT_FALSE(allowed(filter, call(SYS_futex, kBase + stub.site_private_wait, 4096, 128)));
   EXPECT_FALSE(allowed(filter, call(SYS_futex, kBase + stub.site_private_wake, 4096, 129)));
+  EXPECT_FALSE(allowed(filter, call(SYS_rseq, kBase + stub.site_rseq, 4096, 32)));
 }
 
 TEST(GuestThreadFilter, OtherArchitecturesAndX32Trap) {
@@ -139,7 +142,8 @@ TEST(StubProcessFilter, AllowsOnlyWhatStubsNeedAndOnlyInTheStubText) {
   const std::set<uint32_t> needed = {
       SYS_rt_sigreturn, SYS_sigaltstack, SYS_futex,  SYS_mmap,    SYS_munmap, SYS_mprotect,
       SYS_pwrite64,     SYS_lseek,       SYS_clone,  SYS_seccomp, SYS_prctl,  SYS_getppid,
-      SYS_exit,         SYS_recvmsg,     SYS_sendto, SYS_dup3,    SYS_close,  SYS_restart_syscall};
+      SYS_exit,         SYS_recvmsg,     SYS_sendto, SYS_dup3,    SYS_close,  SYS_restart_syscall,
+      SYS_rseq};
   uint64_t inside = kBase + 100;
   uint64_t outside = kBase + stub_header().text_size;
   for (uint32_t nr = 0; nr < 600; ++nr) {

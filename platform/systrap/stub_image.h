@@ -27,6 +27,7 @@ struct StubHeader {
   uint32_t site_protect;
   uint32_t site_private_wait;
   uint32_t site_private_wake;
+  uint32_t site_rseq;
 };
 
 std::span<const std::byte> stub_image();

@@ -268,19 +268,26 @@ bool StubProcess::give_calls_locked(SystrapContext& context) {
 
 // Whether no thread has calls to make any more; otherwise process_acks() is called once it has.
 bool StubProcess::calls_made_locked() {
-  StubThread* thread = caller_.load();
-  if (thread == nullptr) return true;
-  Shared<uint32_t>& calls = thread->slot().calls;
-  if ((calls.load() & CALLS_COUNT_MASK) != 0 &&
-      (calls.fetch_or(CALLS_AWAITED) & CALLS_COUNT_MASK) != 0) {
-    caller_awaited_.store(true);
-    if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
-    arm_order_deadline_locked();
-    return false;
+  collect_leavers_locked();
+  for (;;) {
+    StubThread* thread = caller_.load();
+    if (thread == nullptr) {
+      if (leaving_.empty()) return true;
+      caller_.store(thread = leaving_.front());
+    }
+    Shared<uint32_t>& calls = thread->slot().calls;
+    if ((calls.load() & CALLS_COUNT_MASK) != 0 &&
+        (calls.fetch_or(CALLS_AWAITED) & CALLS_COUNT_MASK) != 0) {
+      caller_awaited_.store(true);
+      if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
+      arm_order_deadline_locked();
+      return false;
+    }
+    caller_.store(nullptr);
+    caller_awaited_.store(false);
+    collect_leavers_locked();
+    if (state_ == State::kDying) return false;
   }
-  caller_.store(nullptr);
-  caller_awaited_.store(false);
-  return true;
 }
 
 void StubProcess::take_back_calls(StubThread& thread, std::span<const CallerCall> calls) {
@@ -328,7 +335,7 @@ void StubProcess::order_deadline_passed(uint64_t seen) {
   if (state_ == State::kDying || state_ == State::kGone) return;
   pump_locked();  // the caller may have been done since
   if (state_ == State::kDying) return;
-  bool awaits_caller = !pending_.empty() && !calls_made_locked();
+  bool awaits_caller = (!pending_.empty() || !want_thread_.empty()) && !calls_made_locked();
   if (posted_seq_ == acked_seq_ && !awaits_caller) return;
   if (acked_seq_ + callers_ == seen) {
     kill_locked(awaits_caller ? "a stub thread does not make its calls"
@@ -339,6 +346,8 @@ void StubProcess::order_deadline_passed(uint64_t seen) {
 }
 
 bool StubProcess::acks_changed() const {
+  if (dead()) return false;
+  if (thread_given_.load()) return true;
   StubThread* caller = caller_.load();
   if (caller != nullptr && caller_awaited_.load() &&
       (caller->slot().calls.load() & CALLS_COUNT_MASK) == 0)
@@ -357,6 +366,7 @@ void StubProcess::process_acks() {
       kill_locked("the host refused a memory order");
       return;
     }
+    thread_given_.store(false);
     uint64_t done = ack_->done.load();
     if (done < acked_seq_ || done > posted_seq_) {
       kill_locked("a mapper acknowledged what was not ordered");
@@ -366,6 +376,8 @@ void StubProcess::process_acks() {
     acked_seq_ = done;
     acked_hint_.store(done);
     while (!files_.empty() && files_.front().first <= done) files_.pop_front();
+    if (!leaving_.empty()) (void)calls_made_locked();
+    if (state_ == State::kDying) return;
     if (clone_seq_ != 0 && done >= clone_seq_) finish_thread_locked();
     pump_locked();
     while (!deferred_.empty() && deferred_.front().seq <= done) {

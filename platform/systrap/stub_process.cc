@@ -1,6 +1,7 @@
 #include "platform/systrap/stub_process.h"
 
 #include <linux/futex.h>
+#include <linux/rseq.h>
 #include <signal.h>
 #include <sys/mman.h>
 
@@ -22,6 +23,7 @@ using host::raw_syscall;
 constexpr size_t kMaxParkedThreads = 4;
 constexpr uint64_t kInterruptRetryNs = 100'000'000u;
 constexpr int kInterruptTries = 50;
+constexpr uint64_t kLeaverDeadlineNs = 100'000'000u;
 
 UniqueFd open_pidfd(int pid) {
   auto fd = raw_syscall(SYS_pidfd_open, pid, 0);
@@ -67,6 +69,16 @@ class InterruptRetry : public host::DeadlineTarget {
   StubThread& thread_;
   const uint64_t word_;
   int tries_ = 0;
+};
+
+// The stub is to be emptied, and threads still have something to take back.
+class LeaverDeadline : public host::DeadlineTarget {
+ public:
+  explicit LeaverDeadline(Ref<StubProcess> process) : process_(std::move(process)) {}
+  void expired(uint64_t) override { process_->end_leavers(); }
+
+ private:
+  Ref<StubProcess> process_;
 };
 
 }  // namespace
@@ -140,6 +152,8 @@ void StubProcess::request_thread_locked() {
   thread->cpu_base_ns = 0;
   thread->scheduling_id = 0;
   thread->nice = systrap_.nice();
+  thread->rseq = {};
+  thread->is_leaving = false;
   thread->was_interrupted.store(false);
   systrap_.memory().discard_slot(thread->id());
   thread->slot().state.store(SLOT_STATE_PARKED);
@@ -222,6 +236,7 @@ void StubProcess::give_thread_locked(StubThread& thread) {
 StubThread* StubProcess::take_thread(SystrapContext& context) {
   MutexLock lock(mu_);
   if (state_ == State::kDying || state_ == State::kGone) return nullptr;
+  if (!leaving_.empty()) collect_leavers_locked();
   StubThread* thread = nullptr;
   if (!parked_.empty()) {
     thread = parked_.back();
@@ -234,7 +249,7 @@ StubThread* StubProcess::take_thread(SystrapContext& context) {
   }
   // A process that makes threads makes more: keep one in hand, off the caller's path.
   bool several = threads_.size() - parked_.size() > 1;
-  while (static_cast<size_t>(threads_requested_) <
+  while (static_cast<size_t>(threads_requested_) + leaving_.size() <
          want_thread_.size() + (several && parked_.empty() ? 1 : 0)) {
     size_t before = threads_.size();
     request_thread_locked();
@@ -242,6 +257,7 @@ StubThread* StubProcess::take_thread(SystrapContext& context) {
   }
   // Else the task's own turn posts what it has ordered, all together.
   if (thread == nullptr) pump_locked();
+  if (!want_thread_.empty() && !leaving_.empty()) (void)calls_made_locked();
   return thread;
 }
 
@@ -262,7 +278,12 @@ void StubProcess::return_thread(StubThread& thread) {
     systrap_.free_thread(thread);
     return;
   }
-  if (StubThread::phase_of(thread.phase().load()) != Phase::kOwned) {
+  const Phase phase = StubThread::phase_of(thread.phase().load());
+  if (phase == Phase::kGone && thread.is_leaving) {  // seen by on_death()
+    free_dead_thread_locked(thread);
+    return;
+  }
+  if (phase != Phase::kOwned) {
     kill_locked("a task left while its thread was in the guest");
     return;
   }
@@ -272,21 +293,92 @@ void StubProcess::return_thread(StubThread& thread) {
     kill_thread_locked(thread);
     return;
   }
-  if (!want_thread_.empty()) {
+  if (!start_leaving_locked(thread)) {
+    place_thread_locked(thread);
+    return;
+  }
+  leaving_.push_back(&thread);
+  if (!want_thread_.empty()) (void)calls_made_locked();
+}
+
+void StubProcess::leave_soon(StubThread& thread) {
+  MutexLock lock(mu_);
+  if (state_ == State::kDying || state_ == State::kGone || caller_.load() == &thread ||
+      StubThread::phase_of(thread.phase().load()) != Phase::kOwned)
+    return;
+  if (thread.nice > systrap_.nice() || thread.was_interrupted.load())
+    thread.is_leaving = true;  // it will be killed, if the host does not do that before
+  else
+    (void)start_leaving_locked(thread);
+}
+
+void StubProcess::place_thread_locked(StubThread& thread) {
+  if (!want_thread_.empty())
     give_thread_locked(thread);
-    return;
-  }
-  if (parked_.size() >= kMaxParkedThreads) {
+  else if (parked_.size() >= kMaxParkedThreads)
     kill_thread_locked(thread);
-    return;
+  else
+    parked_.push_back(&thread);
+}
+
+// The host would write to the registered area whenever the thread runs, and end it if the memory is
+// gone: so it takes the registration back before anything else happens, and parks itself.
+// False: there is nothing to take back.
+bool StubProcess::start_leaving_locked(StubThread& thread) {
+  if (thread.is_leaving) return true;
+  if (thread.rseq.length == 0) return false;
+  thread.is_leaving = true;
+  Slot& slot = thread.slot();
+  slot.call[0] = rseq_call(thread.rseq, RSEQ_FLAG_UNREGISTER, EINVAL);
+  slot.calls.store(1);
+  slot.resume = SLOT_RESUME_PARK;
+  if (slot.state.exchange(SLOT_STATE_RUN) != SLOT_STATE_REQUEST)
+    raw_syscall(SYS_futex, raw_arg(&slot.state), FUTEX_WAKE, 1).ignore();
+  return true;
+}
+
+void StubProcess::collect_leavers_locked() {
+  for (size_t i = 0; i < leaving_.size();) {
+    StubThread& thread = *leaving_[i];
+    if ((thread.slot().calls.load() & CALLS_COUNT_MASK) != 0) {
+      ++i;
+      continue;
+    }
+    leaving_.erase(leaving_.begin() + static_cast<long>(i));
+    if (caller_.load() == &thread) {
+      caller_.store(nullptr);
+      caller_awaited_.store(false);
+    }
+    thread.rseq = {};
+    thread.is_leaving = false;
+    if (!want_thread_.empty()) {
+      thread_given_.store(true);
+      if (!ack_watched.exchange(true)) systrap_.workers().watch_acks(Ref<StubProcess>(*this));
+    }
+    place_thread_locked(thread);
   }
-  parked_.push_back(&thread);
 }
 
 void StubProcess::forget(SystrapContext& context) {
   MutexLock lock(mu_);
   std::erase(want_thread_, &context);
   std::erase(held_, &context);
+}
+
+// Hostile ones, or a machine that is very busy.
+void StubProcess::end_leavers() {
+  MutexLock lock(mu_);
+  if (state_ == State::kDying || state_ == State::kGone) return;
+  collect_leavers_locked();
+  for (StubThread* thread : leaving_) {
+    if (caller_.load() == thread) {
+      caller_.store(nullptr);
+      caller_awaited_.store(false);
+    }
+    kill_thread_locked(*thread);
+  }
+  leaving_.clear();
+  pump_locked();
 }
 
 void StubProcess::interrupt_thread(StubThread& thread, uint64_t word) {
@@ -303,6 +395,15 @@ void StubProcess::interrupt_thread(StubThread& thread, uint64_t word) {
 void StubProcess::kill_thread_locked(StubThread& thread) {
   thread.start_generation(Phase::kGone);
   send_signal(thread.pidfd, SIGKILL);
+}
+
+void StubProcess::free_dead_thread_locked(StubThread& thread) {
+  std::erase(threads_, &thread);
+  systrap_.free_thread(thread);
+  // Somebody may have waited for it, or for what it was still to do.
+  if (static_cast<size_t>(threads_requested_) + leaving_.size() < want_thread_.size())
+    request_thread_locked();
+  pump_locked();
 }
 
 // ---- The end.
@@ -332,6 +433,7 @@ void StubProcess::kill_locked(const char* why) {
   held_.clear();
   want_thread_.clear();
   parked_.clear();
+  leaving_.clear();
   pending_.clear();
   pending_protects_ = 0;
   caller_.store(nullptr);
@@ -353,12 +455,16 @@ void StubProcess::on_death(StubThread* thread) {
       --alive_;
       if (caller_.load() == thread) caller_.store(nullptr);
       bool expected = StubThread::phase_of(thread->phase().load()) == Phase::kGone;
+      // The host did not take its registration back.
+      if (thread->is_leaving && !expected) {
+        std::erase(leaving_, thread);
+        thread->start_generation(Phase::kGone);
+        expected = true;
+      }
       if (!expected) kill_locked("a stub thread died");
       thread->pidfd.reset();
-      if (expected && state_ != State::kDying) {
-        std::erase(threads_, thread);
-        systrap_.free_thread(*thread);
-      }
+      if (expected && state_ != State::kDying && thread->context == nullptr)
+        free_dead_thread_locked(*thread);
     }
     if (state_ == State::kDying && alive_ == 0) gone_locked(release);
   }
@@ -400,6 +506,9 @@ void StubProcess::recycle() {
   recycle_seq_ = queued_seq_;
   if (state_ == State::kReady) state_ = State::kRecycling;
   pump_locked();
+  if (!leaving_.empty())
+    systrap_.event_loop().add_deadline(host::monotonic_ns() + kLeaverDeadlineNs,
+                                       make_ref<LeaverDeadline>(Ref<StubProcess>(*this)));
 }
 
 void StubProcess::reuse(uint64_t trust_domain) {

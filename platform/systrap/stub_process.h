@@ -71,9 +71,14 @@ class StubProcess : public RefCounted<StubProcess> {
   // A thread for `context`, or nullptr: then it is given one later (SystrapContext::set_thread).
   StubThread* take_thread(SystrapContext& context) EXCLUDES(mu_);
   void return_thread(StubThread& thread) EXCLUDES(mu_);
+  // It will be returned: what it then has to do by itself may begin.
+  void leave_soon(StubThread& thread) EXCLUDES(mu_);
+  void end_leavers() EXCLUDES(mu_);
   void forget(SystrapContext& context) EXCLUDES(mu_);
   // Whether a task in here may go on at once: alive and every order acknowledged.
   bool quiet() const { return outstanding_.load() == 0; }
+  // Somebody has to look for acknowledgements.
+  bool is_awaited() const { return !dead() && (!quiet() || caller_awaited_.load()); }
   // Keeps `context` until it may go on; then calls its go(). Orders that only protect are given to
   // its own thread if nothing else is under way: that wakes nobody.
   void hold(SystrapContext& context) EXCLUDES(mu_);
@@ -130,6 +135,10 @@ class StubProcess : public RefCounted<StubProcess> {
   void clean_slot(StubThread& thread);
   void finish_thread_locked() REQUIRES(mu_);
   void give_thread_locked(StubThread& thread) REQUIRES(mu_);
+  void place_thread_locked(StubThread& thread) REQUIRES(mu_);
+  bool start_leaving_locked(StubThread& thread) REQUIRES(mu_);
+  void free_dead_thread_locked(StubThread& thread) REQUIRES(mu_);
+  void collect_leavers_locked() REQUIRES(mu_);
   void kill_locked(const char* why) REQUIRES(mu_);
   void kill_thread_locked(StubThread& thread) REQUIRES(mu_);
   void gone_locked(std::vector<Quarantined>& release) REQUIRES(mu_);
@@ -149,10 +158,13 @@ class StubProcess : public RefCounted<StubProcess> {
       0};  // orders queued or posted, not acknowledged; at least 1 when dead
   std::atomic<uint64_t> acked_hint_{0};  // acked_seq_, for acks_changed()
   std::atomic<bool> dead_{false};
-  // A stub thread that was given calls; no order may be posted before it has made them. `awaited`:
+  // A stub thread that was given calls, or one that leaves and is waited for; no order may be
+  // posted before it has made them. `awaited`:
   // an order waits for that.
   std::atomic<StubThread*> caller_{nullptr};
   std::atomic<bool> caller_awaited_{false};
+  // A task that is held has been given a thread that left another.
+  std::atomic<bool> thread_given_{false};
 
   mutable Mutex<LockRank::kAddressSpace> mu_;
   State state_ GUARDED_BY(mu_) = State::kStarting;
@@ -175,6 +187,9 @@ class StubProcess : public RefCounted<StubProcess> {
   std::deque<SystrapContext*> want_thread_ GUARDED_BY(mu_);
   std::vector<StubThread*> threads_ GUARDED_BY(mu_);  // all, parked or not
   std::vector<StubThread*> parked_ GUARDED_BY(mu_);
+  // Threads whose task has left and which still take back its rseq(2) registration: neither may
+  // another task have them, nor may the memory that it is in go, before that is done.
+  std::vector<StubThread*> leaving_ GUARDED_BY(mu_);
   int threads_requested_ GUARDED_BY(mu_) = 0;
   int alive_ GUARDED_BY(mu_) = 0;  // host threads whose death has not been seen
   bool deadline_armed_ GUARDED_BY(mu_) = false;

@@ -28,6 +28,12 @@ enum class Phase : uint64_t {
   kGone,   // the host thread is dead or was never made
 };
 
+// A call of rseq(2); `also_fine` is the error with which the thread goes on too.
+inline CallerCall rseq_call(const platform::RseqArea& area, uint32_t flags, int also_fine) {
+  return {CALL_RSEQ | uint64_t{static_cast<uint32_t>(-also_fine)} << 32,
+          {area.addr, area.length | uint64_t{flags} << 32, area.signature}};
+}
+
 class StubThread {
  public:
   StubThread(uint32_t id, Slot& slot, uint64_t address) : id_(id), slot_(slot), address_(address) {}
@@ -72,6 +78,10 @@ class StubThread {
   // The context's scheduling_id that the host thread has; anybody's who took it since is another.
   uint64_t scheduling_id = 0;
   int nice = 0;
+  // What it has registered for rseq(2), unless its guest went behind our back.
+  platform::RseqArea rseq;
+  // Its task is about to end; it takes that back, or dies if the memory goes before.
+  bool is_leaving = false;
 
   // CPU time of the host thread so far, nanoseconds; 0 if there is none.
   uint64_t host_cpu_ns() const;

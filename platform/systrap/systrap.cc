@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "host/raw_syscall.h"
 #include "platform/systrap/context.h"
 
 namespace caisson::systrap {
@@ -30,6 +31,14 @@ uint64_t random_stub_base() {
   return kFirst + random % kSteps * 0x100000;
 }
 
+std::optional<platform::RseqSupport> host_rseq() {
+  constexpr unsigned kAtRseqFeatureSize = 27, kAtRseqAlign = 28;
+  auto refused = host::raw_syscall(SYS_rseq, static_cast<long>(RSEQ_NOWHERE), 0, 0, 0);
+  if (refused.ok() || refused.error() == Errno(ENOSYS)) return std::nullopt;
+  return platform::RseqSupport{static_cast<uint32_t>(getauxval(kAtRseqFeatureSize)),
+                               static_cast<uint32_t>(getauxval(kAtRseqAlign))};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
@@ -42,6 +51,7 @@ Result<std::unique_ptr<Systrap>> Systrap::create(const Options& options) {
   if (sched_getaffinity(0, sizeof systrap->cpus_, &systrap->cpus_) < 0) return Errno(errno);
   systrap->nice_ = getpriority(PRIO_PROCESS, 0);
   systrap->stub_calls_ = options.stub_calls;
+  if (options.stub_calls) systrap->rseq_ = host_rseq();
   systrap->stub_answers_ = options.stub_answers && options.stub_calls;
 
   constexpr int kTries = 16;

@@ -62,6 +62,7 @@ class Systrap : public platform::Platform {
   Result<Ref<platform::MappableFile>> new_mappable_file(int host_fd) override;
   size_t vector_state_size() const override { return vector_state_.size(); }
   GuestAddr vdso_address() const override { return zygote_->vdso_address(); }
+  std::optional<platform::RseqSupport> rseq_support() const override { return rseq_; }
   Result<platform::PatchedImage> new_patched_image(uint64_t length) override {
     return calls_->new_image(length);
   }
@@ -114,8 +115,9 @@ class Systrap : public platform::Platform {
   int nice_ = 0;                           // set once before start
   host::EventLoop* event_loop_ = nullptr;  // set once before start
   std::function<void(const char*)> on_fatal_;
-  bool stub_calls_ = true;    // set once before start
-  bool stub_answers_ = true;  // set once before start
+  bool stub_calls_ = true;                     // set once before start
+  bool stub_answers_ = true;                   // set once before start
+  std::optional<platform::RseqSupport> rseq_;  // set once before start
   std::unique_ptr<SharedMemory> memory_;
   std::unique_ptr<CallPatches> calls_;
   std::unique_ptr<Workers> workers_;

@@ -184,10 +184,10 @@ platform::Context* Workers::take(WorkerState& state, bool all) {
           changed.push_back(process);
           return false;
         }
-        if (!process->quiet() && !process->dead()) return false;
+        if (process->is_awaited()) return false;
         // Off the list first, then a second look: a new order puts it on again.
         process->ack_watched.store(false);
-        if ((process->acks_changed() || !process->quiet()) && !process->dead())
+        if ((process->acks_changed() && !process->dead()) || process->is_awaited())
           return process->ack_watched.exchange(true);
         return true;
       });

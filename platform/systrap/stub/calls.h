@@ -13,6 +13,7 @@
 #define NR_PRCTL 157
 #define NR_FUTEX 202
 #define NR_SECCOMP 317
+#define NR_RSEQ 334
 #define FUTEX_WAIT_SHARED 0
 #define FUTEX_WAKE_SHARED 1
 #define FUTEX_WAIT_PRIVATE 128

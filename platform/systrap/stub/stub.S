@@ -81,6 +81,7 @@ stub_start:
         .long site_protect + 2 - stub_start
         .long site_private_wait + 2 - stub_start
         .long site_private_wake + 2 - stub_start
+        .long site_rseq + 2 - stub_start
         .type   stub_start, @object
         .size   stub_start, . - stub_start
 
@@ -546,6 +547,8 @@ make_calls:
 1:      mov     CALL_ARGS+0(%r13), %rdi
         mov     CALL_ARGS+8(%r13), %rsi
         mov     CALL_ARGS+16(%r13), %rdx
+        cmpl    $CALL_RSEQ, CALL_KIND(%r13)
+        je      9f
         cmpl    $CALL_PROTECT, CALL_KIND(%r13)
         jne     2f
         mov     $NR_MPROTECT, %eax
@@ -560,10 +563,24 @@ site_protect:
 4:      test    %eax, %eax
         js      3f
         add     %eax, %ebp
+        jmp     3f
+9:      mov     %edx, %r10d
+        mov     %rsi, %rdx
+        shr     $32, %rdx
+        mov     %esi, %esi
+        mov     $NR_RSEQ, %eax
+site_rseq:
+        syscall
+        test    %eax, %eax
+        jz      3f
+        cmp     CALL_KIND+4(%r13), %eax
+        jne     exit_thread
 3:      add     $CALL_SIZE, %r13
         dec     %r14d
         jnz     1b
         mov     SLOT_RESUME_FRAME(%rbx), %eax
+        cmpl    $SLOT_RESUME_PARK, SLOT_RESUME(%rbx)
+        je      park_after_calls
         cmpl    $SLOT_RESUME_BY_HOST, SLOT_RESUME(%rbx)
         jbe     5f                      // by a frame
         add     %rbp, SLOT_RAX(%rbx)
@@ -584,6 +601,18 @@ site_protect:
         lea     CONTROL_PATIENCE(%r12), %r10
         lea     7b(%rip), %r14
         jmp     wait
+// The calls were the last for this task. When they are made the kernel may give the thread away: state first.
+park_after_calls:
+        movl    $SLOT_STATE_PARKED, SLOT_STATE(%rbx)
+        xor     %r8d, %r8d
+        xor     %eax, %eax
+        xchg    %eax, SLOT_CALLS(%rbx)
+        test    $CALLS_AWAITED, %eax
+        jz      sleep
+        cmpl    $0, CONTROL_HOT(%r12)
+        jne     sleep
+        lea     sleep(%rip), %r9
+        jmp     ring
 
 // rdi = word, esi = FUTEX_WAKE*_PRIVATE, edx = how many, r9d = mask, r8 = where to go on. Result in rax.
 private_wake:

@@ -109,10 +109,12 @@
 #define SLOT_RESUME_SAVE 3    // do not go on, but save the vector state; the thread is in the gate
 #define SLOT_RESUME_RESULT 5  // a trapped call: by its own frame, but with rax from SLOT_RAX
 #define SLOT_RESUME_BY_GATE_BASES 6  // by the gate, with the bases from SLOT_REGS
+#define SLOT_RESUME_PARK 7           // not at all: when the calls are made, PARKED again
 
 // ---- Calls that a stub thread makes for the kernel on its way back to the guest: what the guest
 // could do to its own process anyhow.
-#define CALLS_MAX 4
+#define CALLS_MAX 6
+#define CALLS_FOR_RSEQ 2  // of them
 #define CALLS_COUNT_MASK 7
 #define CALLS_AWAITED 8  // ring when they are made
 #define CALL_KIND 0      // u64: CALL_*
@@ -120,6 +122,11 @@
 #define CALL_SIZE 32
 #define CALL_PROTECT 1       // mprotect(2): address, length, protection
 #define CALL_PRIVATE_WAKE 2  // FUTEX_WAKE_BITSET_PRIVATE: address, how many, mask
+// rseq(2): address, length | flags << 32, signature. The upper half of the kind is the one result
+// besides 0 with which the thread goes on; with any other it ends.
+#define CALL_RSEQ 3
+// No thread can register this; the host says EFAULT, but to one that has a registration EINVAL.
+#define RSEQ_NOWHERE 0xffffffffffffffe0
 
 // ---- Order page. The kernel writes entries and then `tail`; the mapper carries out entries up to
 // it.

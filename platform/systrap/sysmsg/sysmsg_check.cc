@@ -18,6 +18,7 @@ static_assert(offsetof(Slot, regs) == SLOT_REGS && offsetof(Slot, call) == SLOT_
 static_assert(offsetof(Slot, resume_fs) == SLOT_RESUME_FS);
 static_assert(offsetof(Slot, resume_gs) == SLOT_RESUME_GS);
 static_assert(sizeof(CallerCall) == CALL_SIZE && offsetof(CallerCall, args) == CALL_ARGS);
+static_assert(CALLS_FOR_RSEQ < CALLS_MAX);
 static_assert(CALLS_MAX <= CALLS_COUNT_MASK && (CALLS_AWAITED & CALLS_COUNT_MASK) == 0);
 static_assert(offsetof(CallRegisters, rbx) == REGS_RBX && offsetof(CallRegisters, rdx) == REGS_RDX);
 static_assert(offsetof(CallRegisters, rsi) == REGS_RSI && offsetof(CallRegisters, rdi) == REGS_RDI);
