@@ -61,6 +61,11 @@ struct MapOrder {
   uint64_t offset = 0;
   bool populate = false;  // MAP_POPULATE
   bool huge = false;      // the host may use huge pages
+  // Tasks of the address space do not run before it is carried out. Otherwise they may find nothing
+  // there for a moment, which is a fault like any other.
+  bool is_awaited = true;
+  // It was ordered before, and a task has found nothing there: may be carried out already.
+  bool is_repeated = false;
 };
 
 // The platform's mapping target: one guest address space. Orders are carried out in the order in
@@ -73,6 +78,8 @@ class AddressSpace : public RefCounted<AddressSpace> {
   virtual void map(const MapOrder& order) = 0;
   virtual void unmap(GuestAddr addr, uint64_t length) = 0;
   virtual void protect(GuestAddr addr, uint64_t length, int prot) = 0;
+  // Tasks do not run before everything posted so far is carried out, awaited or not.
+  virtual void await_orders() = 0;
   // Runs `work` once everything posted so far is acknowledged; on any worker, with no lock held.
   virtual void defer(std::unique_ptr<Deferred> work) = 0;
   // Private futex waits in the kernel, now more (1) or fewer (-1): while there are any, wake-ups

@@ -50,6 +50,7 @@ class FakeAddressSpace final : public platform::AddressSpace {
     mappings[order.addr] = {order.addr + order.length, order.prot, order.backing,
                             RefOrNull<platform::MappableFile>(order.file), order.offset};
   }
+  void await_orders() override {}
   void unmap(GuestAddr addr, uint64_t length) override {
     ++orders, ++mapper_orders;
     check_range(addr, length);

@@ -58,6 +58,9 @@ constexpr uint64_t kUcSigcontextSs = 2;
 constexpr uint64_t kUcStrictRestoreSs = 4;
 constexpr int kSysSeccomp = 1;
 
+// A program's start, or what a fork's child does first.
+constexpr uint32_t kYoungRequests = 100;
+
 constexpr uint64_t kOtherFlags = 0x202;  // what a guest at the gate has besides arithmetic ones
 
 CallRegisters call_registers(const Registers& r, uint64_t fs, uint64_t gs) {
@@ -127,7 +130,7 @@ void SystrapContext::resume() {
     return;
   }
   StubProcess& process = space_->process();
-  if (thread_.load() != nullptr && process.quiet()) {
+  if (thread_.load() != nullptr && process.becomes_quiet()) {
     go();
   } else {
     process.hold(*this);
@@ -270,7 +273,8 @@ bool SystrapContext::take_interrupt() {
 void SystrapContext::go(bool wake) {
   if (wake && take_interrupt()) return;
   StubThread& thread = *thread_.load();
-  if (thread.scheduling_id != scheduling_id_.load()) apply_scheduling(thread);
+  if (!std::exchange(thread.is_placed, false) && thread.scheduling_id != scheduling_id_.load())
+    apply_scheduling(thread);
   Ref<StubProcess> process(space_->process());
   Workers& workers = systrap_.workers();
   Slot& slot = thread.slot();
@@ -297,13 +301,14 @@ void SystrapContext::go(bool wake) {
   }
   thread.context = this;
   const bool begins = std::exchange(is_fresh_, false);
+  if (begins) thread.young = kYoungRequests;
   workers.add_running(thread);
   // The old request must be out of the slot before a worker may take what it finds there for a new
   // one; a request that comes before the phase is set is seen by this worker's next look.
   uint32_t before = slot.state.exchange(wake ? SLOT_STATE_RUN : SLOT_STATE_PARKED);
   uint64_t word = thread.start_generation(Phase::kGuest);
   // From here on this context may be somebody else's; the thread and its process stay.
-  if (begins || before != SLOT_STATE_REQUEST) Workers::lets_go(begins);
+  if (begins || !wake || before != SLOT_STATE_REQUEST) Workers::lets_go(begins, !wake);
   if (wake && before != SLOT_STATE_REQUEST)
     host::raw_syscall(SYS_futex, host::raw_arg(&slot.state), FUTEX_WAKE, 1).ignore();
   if (thread.interrupt_flag.load() && thread.interrupt_flag.exchange(false))
@@ -320,6 +325,16 @@ void SystrapContext::set_scheduling(const platform::Scheduling& scheduling) {
   MutexLock lock(scheduling_mu_);
   scheduling_ = scheduling;
   scheduling_id_.store(++last_id);
+}
+
+bool SystrapContext::place(const cpu_set_t& cpus) {
+  StubThread& thread = *thread_.load();
+  if (scheduling_id_.load() != 0) return false;
+  if (!host::raw_syscall(SYS_sched_setaffinity, thread.tid, sizeof cpus, host::raw_arg(&cpus)).ok())
+    return false;
+  thread.scheduling_id = UINT64_MAX;
+  thread.is_placed = true;
+  return true;
 }
 
 void SystrapContext::apply_scheduling(StubThread& thread) {

@@ -61,6 +61,9 @@ class SystrapContext : public platform::Context {
   void post(platform::EventKind kind);
   std::atomic<bool> held{false};
 
+  // Lets the thread run on `cpus` until its next request, unless the guest has chosen some.
+  bool place(const cpu_set_t& cpus);
+
  private:
   uint64_t guest_address(uint64_t rip) const;
   bool read_frame(StubThread& thread);

@@ -76,6 +76,7 @@ void StubProcess::queue_locked(Pending pending) {
   pending.order.seq = ++queued_seq_;
   pending.turn = turn;
   outstanding_.fetch_add(1);
+  if (pending.is_awaited) awaited_.fetch_add(1);
   if (pending.order.nr == SYS_mprotect) ++pending_protects_;
   pending_.push_back(std::move(pending));
   if (Workers::is_worker() &&
@@ -84,8 +85,25 @@ void StubProcess::queue_locked(Pending pending) {
     unposted.emplace_back(*this);
 }
 
+// Threads wait for everything that is ordered. False: that is all done.
+bool StubProcess::await_orders_locked() {
+  uint64_t more = unawaited_.size();
+  unawaited_.clear();
+  for (Pending& pending : pending_) {
+    more += pending.is_awaited ? 0 : 1;
+    pending.is_awaited = true;
+  }
+  return awaited_.fetch_add(more) + more != 0;
+}
+
+void StubProcess::await_orders() {
+  MutexLock lock(mu_);
+  (void)await_orders_locked();
+}
+
 void StubProcess::map(const platform::MapOrder& order) {
   Pending pending;
+  pending.is_awaited = order.is_awaited;
   uint64_t flags = MAP_SHARED | MAP_FIXED | (order.populate ? MAP_POPULATE : 0);
   uint64_t fd = FD_MEMORY;
   uint64_t origin = 0;
@@ -104,11 +122,13 @@ void StubProcess::map(const platform::MapOrder& order) {
       {order.addr, order.length, static_cast<uint64_t>(order.prot), flags, fd, order.offset},
       0};
   MutexLock lock(mu_);
+  if (order.is_repeated && await_orders_locked()) return;
   mappings_.map(order.addr, order.addr + order.length, origin, order.offset, order.prot);
   is_empty_ = false;
   queue_locked(std::move(pending));
   if (order.huge) {
     Pending advice;
+    advice.is_awaited = order.is_awaited;
     advice.order = {SYS_madvise, {order.addr, order.length, MADV_HUGEPAGE, 0, 0, 0}, 0};
     queue_locked(std::move(advice));
   }
@@ -220,6 +240,7 @@ void StubProcess::pump_locked() {
       cloning_ = next.thread;
     }
     if (next.order.nr == SYS_mprotect) --pending_protects_;
+    if (!next.is_awaited) unawaited_.push_back(next.order.seq);
     orders_->entries[posted_seq_ % ORDER_RING] = next.order;
     if (next.file) files_.emplace_back(next.order.seq, std::move(next.file));
     posted_seq_ = next.order.seq;
@@ -260,6 +281,7 @@ bool StubProcess::give_calls_locked(SystrapContext& context) {
   pending_protects_ = 0;
   queued_seq_ -= count;
   outstanding_.fetch_sub(count);
+  awaited_.fetch_sub(count);
   ++callers_;
   thread->slot().calls.store(context.call_count());
   caller_.store(thread);
@@ -312,6 +334,7 @@ void StubProcess::take_back_calls(StubThread& thread, std::span<const CallerCall
   if (recycle_seq_ > posted_seq_) recycle_seq_ += count;
   queued_seq_ += count;
   outstanding_.fetch_add(count);
+  awaited_.fetch_add(count);
   pending_protects_ += count;
   for (size_t i = count; i-- > 0;) {
     orders[i].order.seq = posted_seq_ + i + 1;
@@ -372,7 +395,10 @@ void StubProcess::process_acks() {
       kill_locked("a mapper acknowledged what was not ordered");
       return;
     }
-    outstanding_.fetch_sub(done - acked_seq_);
+    uint64_t count = done - acked_seq_;
+    outstanding_.fetch_sub(count);
+    for (; !unawaited_.empty() && unawaited_.front() <= done; --count) unawaited_.pop_front();
+    awaited_.fetch_sub(count);
     acked_seq_ = done;
     acked_hint_.store(done);
     while (!files_.empty() && files_.front().first <= done) files_.pop_front();
@@ -401,6 +427,24 @@ void StubProcess::process_acks() {
   if (pooled && !systrap_.give_back(Ref<StubProcess>(*this))) kill("the pool is full");
 }
 
+// A program is to begin where nobody polls for it.
+bool StubProcess::place_fresh(SystrapContext& context) {
+  const cpu_set_t* cpus = systrap_.workers().elsewhere();
+  if (cpus == nullptr) return false;
+  MutexLock lock(mu_);
+  if (!mapper_pidfd_ || !context.place(*cpus)) return false;
+  raw_syscall(SYS_sched_setaffinity, mapper_tid_, sizeof *cpus, raw_arg(cpus)).ignore();
+  mapper_is_placed_ = true;
+  return true;
+}
+
+void StubProcess::release_mapper(const cpu_set_t& cpus) {
+  MutexLock lock(mu_);
+  if (!mapper_pidfd_) return;
+  raw_syscall(SYS_sched_setaffinity, mapper_tid_, sizeof cpus, raw_arg(&cpus)).ignore();
+  mapper_is_placed_ = false;
+}
+
 void StubProcess::hold(SystrapContext& context) {
   bool by_mapper = false;
   // Once the mapper is told to let the thread run, there is no way back.
@@ -410,18 +454,18 @@ void StubProcess::hold(SystrapContext& context) {
     if (state_ != State::kDying && state_ != State::kGone) {
       if (give_calls_locked(context)) {
         std::erase_if(unposted, [this](const Ref<StubProcess>& p) { return p.get() == this; });
-      } else if (context.is_fresh() && context.thread() != nullptr && state_ != State::kRecycling) {
-        by_mapper = true;
-      } else {
+      } else if (context.thread() == nullptr || state_ == State::kRecycling) {
         pump_locked();
-        if (context.thread() == nullptr || outstanding_.load() != 0) {
+        if (context.thread() == nullptr || !idle()) {
           held_.push_back(&context);
           context.held.store(true);
-          orders_->ring.store(1);   // a worker looks for acknowledgements before it sleeps
-          Workers::lets_go(false);  // the mapper, for one
+          orders_->ring.store(1);  // a worker looks for acknowledgements before it sleeps
+          Workers::lets_go(false, true);
           ++turn;
           return;
         }
+      } else {
+        by_mapper = !quiet();
       }
     }
   }
@@ -434,15 +478,20 @@ void StubProcess::hold(SystrapContext& context) {
     context.go();
     return;
   }
-  // The mapper lets it run, after the orders before: FUTEX_WAKE_OP stores RUN and wakes it. Told
-  // only when the thread is the guest's: anybody may post what is queued.
+  // The mapper lets it run, after the orders before. Told only when the thread is the guest's:
+  // anybody may post what is queued.
   Ref<StubProcess> keep(*this);
-  uint64_t state = context.thread()->address() + SLOT_STATE;
+  StubThread& thread = *context.thread();
+  uint64_t state = thread.address() + SLOT_STATE;
+  const bool is_placed = context.is_fresh() && place_fresh(context);
   context.go(false);
+  if (is_placed) systrap_.workers().placed(thread, keep);
   Pending wake;
-  wake.order = {SYS_futex, {state, FUTEX_WAKE_OP, 1, 0, state, SLOT_STATE_RUN}, 0};
+  wake.order = {ORDER_NR_WAKE, {state, 0, 0, 0, 0, 0}, 0};
+  wake.is_awaited = false;
   MutexLock lock(mu_);
   queue_locked(std::move(wake));
+  thread.wake_seq.store(queued_seq_);
   pump_locked();
 }
 

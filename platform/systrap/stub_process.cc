@@ -22,6 +22,7 @@ using host::raw_syscall;
 
 constexpr size_t kMaxParkedThreads = 4;
 constexpr uint64_t kInterruptRetryNs = 100'000'000u;
+constexpr uint64_t kParkedRetryNs = 1'000'000u;
 constexpr int kInterruptTries = 50;
 constexpr uint64_t kLeaverDeadlineNs = 100'000'000u;
 
@@ -55,12 +56,19 @@ class InterruptRetry : public host::DeadlineTarget {
       : loop_(loop), process_(std::move(process)), thread_(thread), word_(word) {}
   void expired(uint64_t) override {
     if (thread_.phase().load() != word_) return;
-    if (++tries_ > kInterruptTries) {
+    if (tries_ > kInterruptTries) {
       process_->kill("a stub thread does not answer an interrupt");
       return;
     }
     send_signal(thread_.pidfd, SIGUSR1);
-    loop_.add_deadline(host::monotonic_ns() + kInterruptRetryNs, Ref<host::DeadlineTarget>(*this));
+    arm();
+  }
+  // A thread that waits for the mapper takes no notice; the order's deadline is enough.
+  void arm() {
+    const bool waits = process_->is_to_wake(thread_);
+    if (!waits) ++tries_;
+    loop_.add_deadline(host::monotonic_ns() + (waits ? kParkedRetryNs : kInterruptRetryNs),
+                       Ref<host::DeadlineTarget>(*this));
   }
 
  private:
@@ -126,6 +134,7 @@ void StubProcess::started(int32_t pid) {
     } else {
       ++alive_;
       mapper_pidfd_ = std::move(pidfd);
+      mapper_tid_ = pid;
       if (state_ == State::kDying) send_signal(mapper_pidfd_, SIGKILL);
       pump_locked();
     }
@@ -150,7 +159,9 @@ void StubProcess::request_thread_locked() {
   thread->process = this;
   thread->tid = 0;
   thread->cpu_base_ns = 0;
-  thread->scheduling_id = 0;
+  // It is made by the mapper, and has what that has.
+  thread->scheduling_id = mapper_is_placed_ ? UINT64_MAX : 0;
+  thread->wake_seq.store(0);
   thread->nice = systrap_.nice();
   thread->rseq = {};
   thread->is_leaving = false;
@@ -386,10 +397,7 @@ void StubProcess::interrupt_thread(StubThread& thread, uint64_t word) {
   thread.was_interrupted.store(true);
   if (thread.phase().load() != word) return;
   send_signal(thread.pidfd, SIGUSR1);
-  auto retry =
-      make_ref<InterruptRetry>(systrap_.event_loop(), Ref<StubProcess>(*this), thread, word);
-  systrap_.event_loop().add_deadline(host::monotonic_ns() + kInterruptRetryNs,
-                                     Ref<host::DeadlineTarget>(std::move(retry)));
+  make_ref<InterruptRetry>(systrap_.event_loop(), Ref<StubProcess>(*this), thread, word)->arm();
 }
 
 void StubProcess::kill_thread_locked(StubThread& thread) {
@@ -417,7 +425,8 @@ void StubProcess::kill_locked(const char* why) {
   if (state_ == State::kDying || state_ == State::kGone) return;
   LOG_INFO("stub %u ends: %s", index_, why);
   state_ = State::kDying;
-  outstanding_.fetch_add(1);  // never quiet again
+  outstanding_.fetch_add(1);  // never idle again
+  awaited_.fetch_add(1);
   dead_.store(true);
   send_signal(mapper_pidfd_, SIGKILL);
   for (StubThread* thread : threads_) {

@@ -74,11 +74,26 @@ class StubProcess : public RefCounted<StubProcess> {
   // It will be returned: what it then has to do by itself may begin.
   void leave_soon(StubThread& thread) EXCLUDES(mu_);
   void end_leavers() EXCLUDES(mu_);
+  void await_orders() EXCLUDES(mu_);
+  // Whether the mapper is still to let `thread` run.
+  bool is_to_wake(const StubThread& thread) const {
+    return acked_hint_.load() < thread.wake_seq.load();
+  }
+  // Ends what place_fresh() has done to the mapper.
+  void release_mapper(const cpu_set_t& cpus) EXCLUDES(mu_);
   void forget(SystrapContext& context) EXCLUDES(mu_);
-  // Whether a task in here may go on at once: alive and every order acknowledged.
-  bool quiet() const { return outstanding_.load() == 0; }
+  // Whether a task in here may go on at once: alive, and everything acknowledged that it must not
+  // run before.
+  bool quiet() const { return awaited_.load() == 0; }
+  // Everything ordered is acknowledged.
+  bool idle() const { return outstanding_.load() == 0; }
+  // quiet(), after a look at what the mapper has acknowledged.
+  bool becomes_quiet() {
+    if (!quiet() && acks_changed()) process_acks();
+    return quiet();
+  }
   // Somebody has to look for acknowledgements.
-  bool is_awaited() const { return !dead() && (!quiet() || caller_awaited_.load()); }
+  bool is_awaited() const { return !dead() && (!idle() || caller_awaited_.load()); }
   // Keeps `context` until it may go on; then calls its go(). Orders that only protect are given to
   // its own thread if nothing else is under way: that wakes nobody.
   void hold(SystrapContext& context) EXCLUDES(mu_);
@@ -117,6 +132,7 @@ class StubProcess : public RefCounted<StubProcess> {
     Order order;
     RefOrNull<SystrapFile> file;
     StubThread* thread = nullptr;  // for a clone order
+    bool is_awaited = true;        // threads do not run before it is carried out
     uint64_t turn = 0;             // of the worker, see stub_process.cc
   };
   struct Quarantined {
@@ -128,6 +144,8 @@ class StubProcess : public RefCounted<StubProcess> {
   void queue_locked(Pending pending) REQUIRES(mu_);
   void pump_locked() REQUIRES(mu_);
   void pump_full_batch_locked() REQUIRES(mu_);
+  bool await_orders_locked() REQUIRES(mu_);
+  bool place_fresh(SystrapContext& context) EXCLUDES(mu_);
   bool give_calls_locked(SystrapContext& context) REQUIRES(mu_);
   bool calls_made_locked() REQUIRES(mu_);
   void request_thread_locked() REQUIRES(mu_);
@@ -154,8 +172,9 @@ class StubProcess : public RefCounted<StubProcess> {
   uint64_t trust_domain_ = 0;
   bool used_ = false;
 
-  std::atomic<uint64_t> outstanding_{
-      0};  // orders queued or posted, not acknowledged; at least 1 when dead
+  // Orders queued or posted, not acknowledged; at least 1 when dead.
+  std::atomic<uint64_t> outstanding_{0};
+  std::atomic<uint64_t> awaited_{0};     // the same of those that threads wait for
   std::atomic<uint64_t> acked_hint_{0};  // acked_seq_, for acks_changed()
   std::atomic<bool> dead_{false};
   // A stub thread that was given calls, or one that leaves and is waited for; no order may be
@@ -169,6 +188,8 @@ class StubProcess : public RefCounted<StubProcess> {
   mutable Mutex<LockRank::kAddressSpace> mu_;
   State state_ GUARDED_BY(mu_) = State::kStarting;
   UniqueFd mapper_pidfd_ GUARDED_BY(mu_);
+  int mapper_tid_ GUARDED_BY(mu_) = 0;
+  bool mapper_is_placed_ GUARDED_BY(mu_) = false;
   std::deque<Pending> pending_ GUARDED_BY(mu_);
   size_t pending_protects_ GUARDED_BY(mu_) = 0;
   bool is_empty_ GUARDED_BY(mu_) = false;    // the last order of memory unmapped everything
@@ -176,7 +197,8 @@ class StubProcess : public RefCounted<StubProcess> {
   uint64_t queued_seq_ GUARDED_BY(mu_) = 0;  // orders queued so far
   uint64_t posted_seq_ GUARDED_BY(mu_) = 0;  // orders in the ring or done
   uint64_t acked_seq_ GUARDED_BY(mu_) = 0;
-  uint64_t clone_seq_ GUARDED_BY(mu_) = 0;  // the clone order in flight, 0 if none
+  std::deque<uint64_t> unawaited_ GUARDED_BY(mu_);  // posted orders that nobody waits for
+  uint64_t clone_seq_ GUARDED_BY(mu_) = 0;          // the clone order in flight, 0 if none
   uint64_t recycle_seq_ GUARDED_BY(mu_) = 0;
   StubThread* cloning_ GUARDED_BY(mu_) = nullptr;
   std::deque<std::pair<uint64_t, RefOrNull<SystrapFile>>> files_ GUARDED_BY(mu_);
@@ -204,6 +226,7 @@ class SystrapAddressSpace : public platform::AddressSpace {
   StubProcess& process() { return *process_; }
 
   void map(const platform::MapOrder& order) override { process_->map(order); }
+  void await_orders() override { process_->await_orders(); }
   void unmap(GuestAddr addr, uint64_t length) override { process_->unmap(addr, length); }
   void protect(GuestAddr addr, uint64_t length, int prot) override {
     process_->protect(addr, length, prot);

@@ -61,6 +61,8 @@ class StubThread {
   std::atomic<bool> interrupt_flag{false};
   // Whether the host thread was ever sent the interrupt signal: then it is not used again.
   std::atomic<bool> was_interrupted{false};
+  // The order that lets it run, if it waited for the mapper.
+  std::atomic<uint64_t> wake_seq{0};
 
   // The rest belongs to the StubProcess, guarded by its lock, or to the worker that has claimed the
   // thread.
@@ -77,6 +79,8 @@ class StubThread {
   uint64_t cpu_base_ns = 0;    // CPU time used for earlier guest tasks
   // The context's scheduling_id that the host thread has; anybody's who took it since is another.
   uint64_t scheduling_id = 0;
+  uint32_t young = 0;      // requests that are soon followed by others
+  bool is_placed = false;  // the next start leaves it where it is
   int nice = 0;
   // What it has registered for rseq(2), unless its guest went behind our back.
   platform::RseqArea rseq;

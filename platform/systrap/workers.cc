@@ -16,25 +16,34 @@
 namespace caisson::systrap {
 namespace {
 
-// How long a worker polls after the last request, and how long a stub thread polls for its answer.
+// How long a worker polls after the last request.
 constexpr uint64_t kPollNs = 20'000;
-// More for a thread that was asleep: an idle CPU takes as long to wake. And for one that begins:
-// programs first ask the CPU what it can do, which is slow in virtual machines, and make many
-// calls.
+// More for a thread that was asleep, since an idle CPU takes as long to wake; for one that waits
+// for the mapper; and for who was woken to poll.
 constexpr uint64_t kWakeNs = 40'000;
-constexpr uint64_t kBeginNs = 400'000;
+constexpr uint64_t kMapNs = 150'000;
+constexpr uint64_t kInvitedNs = 100'000;
+// At least this long after a thread began: programs first ask the CPU what it can do, which is slow
+// in virtual machines. And after each of its first calls.
+constexpr uint64_t kBeginNs = 600'000;
+constexpr uint64_t kYoungNs = 150'000;
+// Who wants the CPU of a poller has it after this.
+constexpr uint64_t kYieldNs = 60'000;
+// How long a stub thread polls for its answer: about what waking it takes.
+constexpr uint32_t kStubSpinCycles = 100'000;
 constexpr int64_t kPatienceNs = 200'000;
-constexpr uint32_t kStubSpinCycles = 30'000;
 // A gap this long between two looks means that the CPU was given to somebody else.
-constexpr uint64_t kPreemptedNs = 8'000;
+constexpr uint64_t kPreemptedNs = 20'000;
 constexpr uint32_t kMaxSkip = 256;
 constexpr uint32_t kMaxFailures = 8;
 // A worker that was rung this often in a row by threads that went on asks another to poll for them.
 constexpr uint32_t kStreak = 3;
 
 thread_local Sleeper* own_sleeper = nullptr;  // a worker's
+thread_local cpu_set_t not_own_cpu;
 thread_local const platform::WorkSource* own_source = nullptr;
-thread_local uint64_t extra_poll_ns = 0;  // for what it let go on since it polled
+thread_local uint64_t extra_poll_ns = 0;   // for what it let go on since it polled
+thread_local uint64_t begin_until_ns = 0;  // till when threads that it let begin are young
 
 }  // namespace
 
@@ -43,11 +52,10 @@ Workers::Workers(SharedMemory& memory)
       threads_(new std::atomic<StubThread*>[SLOT_COUNT]()),
       running_(new std::atomic<uint64_t>[SLOT_COUNT / 64]()),
       dozing_(new std::atomic<uint64_t>[SLOT_COUNT / 64]()) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) < 0) CPU_SET(0, &set);
+  CPU_ZERO(&set_);
+  if (sched_getaffinity(0, sizeof set_, &set_) < 0) CPU_SET(0, &set_);
   for (int cpu = 0; cpu < CONTROL_MAX_CPUS && cpus_.size() < CONTROL_MAX_WORKERS; ++cpu) {
-    if (CPU_ISSET(cpu, &set)) cpus_.push_back(cpu);
+    if (CPU_ISSET(cpu, &set_)) cpus_.push_back(cpu);
   }
   ControlPage& control = memory_.control();
   control.workers = static_cast<uint32_t>(cpus_.size());
@@ -60,25 +68,61 @@ Workers::Workers(SharedMemory& memory)
 bool Workers::is_worker() { return own_sleeper != nullptr; }
 
 Workers::~Workers() {
-  const Sleeper* first = memory_.control().sleepers;
-  if (own_sleeper >= first && own_sleeper < first + CONTROL_MAX_WORKERS) own_sleeper = nullptr;
+  if (own_state() != nullptr) own_sleeper = nullptr;
 }
 
-void Workers::lets_go(bool begins) {
+void Workers::lets_go(bool begins, bool by_mapper) {
   if (own_sleeper == nullptr) return;
   if (own_source == nullptr || !own_source->has_work())
     own_sleeper->looks.store(1, std::memory_order_relaxed);
-  extra_poll_ns = std::max(extra_poll_ns, begins ? kBeginNs : kWakeNs);
+  extra_poll_ns = std::max(extra_poll_ns, by_mapper ? kMapNs : kWakeNs);
+  if (begins) begin_until_ns = host::monotonic_ns() + kBeginNs;
 }
 
 void Workers::bind(int worker) {
   own_sleeper = &memory_.control().sleepers[worker];
   bound_.fetch_add(1);
+  const int cpu = cpus_[static_cast<size_t>(worker)];
+  not_own_cpu = set_;
+  CPU_CLR(cpu, &not_own_cpu);
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(cpus_[static_cast<size_t>(worker)], &set);
+  CPU_SET(cpu, &set);
   // A CPU that was taken away since start: the worker then runs where it may.
   sched_setaffinity(0, sizeof set, &set);
+}
+
+Workers::WorkerState* Workers::own_state() {
+  const Sleeper* first = memory_.control().sleepers;
+  if (own_sleeper < first || own_sleeper >= first + CONTROL_MAX_WORKERS) return nullptr;
+  return &workers_[static_cast<size_t>(own_sleeper - first)];
+}
+
+const cpu_set_t* Workers::elsewhere() {
+  const WorkerState* state = own_state();
+  return state != nullptr && may_poll(*state) ? &not_own_cpu : nullptr;
+}
+
+void Workers::placed(StubThread& thread, Ref<StubProcess> process) {
+  WorkerState& state = *own_state();
+  release_placed(state);
+  state.placed = &thread;
+  state.placed_phase = thread.phase().load();
+  state.placed_tid = thread.tid;
+  state.placed_process = std::move(process).or_null();
+}
+
+void Workers::release_placed(WorkerState& state) {
+  StubThread* thread = std::exchange(state.placed, nullptr);
+  if (thread == nullptr) return;
+  state.placed_process->release_mapper(set_);
+  state.placed_process = RefOrNull<StubProcess>();
+  // Its first request would have done it.
+  if (StubThread::phase_of(state.placed_phase) != Phase::kGuest ||
+      thread->phase().load() != state.placed_phase)
+    return;
+  host::raw_syscall(SYS_sched_setaffinity, state.placed_tid, sizeof set_, host::raw_arg(&set_))
+      .ignore();
 }
 
 void Workers::add_running(StubThread& thread) {
@@ -129,6 +173,10 @@ platform::Context* Workers::claim(WorkerState& state, StubThread& thread) {
   if (!thread.claim(word, Phase::kOwned)) return nullptr;
   state.last = &thread;
   state.scan_from = thread.id() / 64;
+  if (thread.young > 0) {
+    --thread.young;
+    begin_until_ns = std::max(begin_until_ns, host::monotonic_ns() + kYoungNs);
+  }
   SystrapContext* context = thread.context;
   context->read_event(thread);
   return context;
@@ -205,7 +253,9 @@ platform::Context* Workers::take(WorkerState& state, bool all) {
 }
 
 bool Workers::may_poll(const WorkerState& state) const {
-  return cpus_.size() > 1 && state.busy < static_cast<int>(cpus_.size());
+  // Who begins another soon waits for it.
+  const int more = has_young() ? 1 : 0;
+  return cpus_.size() > 1 && state.busy < static_cast<int>(cpus_.size()) + more;
 }
 
 // Whether the thread that was answered last goes on here: polling would keep it off this CPU.
@@ -225,8 +275,16 @@ void Workers::notice_sharing(WorkerState& state) {
   }
   const bool was_hot = state.hot;
   cool_down(state);
-  if (!was_hot && (++state.streak <= kStreak || skips())) return;
+  if (!was_hot && !has_young() && (++state.streak <= kStreak || skips())) return;
   if (may_poll(state)) invite(state);
+}
+
+// Whether this worker let somebody begin not long ago.
+bool Workers::has_young() {
+  if (begin_until_ns == 0) return false;
+  if (host::monotonic_ns() < begin_until_ns) return true;
+  begin_until_ns = 0;
+  return false;
 }
 
 // Polls that gained nothing are paid for with opportunities.
@@ -238,10 +296,11 @@ bool Workers::skips() {
 }
 
 bool Workers::may_begin(WorkerState& state) {
-  if (!state.invited.exchange(false, std::memory_order_relaxed)) {
-    const bool begins =
-        extra_poll_ns >= kBeginNs && failures_.load(std::memory_order_relaxed) < kMaxFailures / 2;
-    if (shares_cpu(state) || (!begins && skips())) return false;
+  if (state.invited.exchange(false, std::memory_order_relaxed)) {
+    extra_poll_ns = kInvitedNs;
+  } else {
+    if (shares_cpu(state)) return false;
+    if (!has_young() && skips()) return false;
   }
   return may_poll(state);
 }
@@ -285,7 +344,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
   uint64_t begin = 0;
   uint64_t last = 0;
   uint64_t yield_at = 0;
-  const uint64_t limit = kPollNs + std::exchange(extra_poll_ns, 0);
+  uint64_t limit = kPollNs + std::exchange(extra_poll_ns, 0);
   for (;;) {
     for (int i = 0; i < 16; ++i) {
       platform::Context* context = nullptr;
@@ -302,12 +361,17 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
       _mm_pause();
     }
     uint64_t now = host::monotonic_ns();
+    // What was acknowledged meanwhile let somebody go, which takes its time.
+    if (extra_poll_ns != 0) {
+      limit = kPollNs + std::exchange(extra_poll_ns, 0);
+      begin = 0;
+    }
     if (begin == 0) {
       begin = last = now;
-      yield_at = now + kPollNs;
+      yield_at = now + kYieldNs;
     }
-    bool preempted = now - last > kPreemptedNs;
-    if (preempted || now - begin > limit || !may_poll(state)) {
+    const bool is_over = now - last > kPreemptedNs || now - begin > limit;
+    if ((is_over && now >= begin_until_ns) || !may_poll(state)) {
       uint32_t failures = std::min(failures_.load(std::memory_order_relaxed) + 1, kMaxFailures);
       failures_.store(failures, std::memory_order_relaxed);
       skip_.store(std::min(uint32_t{1} << failures, kMaxSkip), std::memory_order_relaxed);
@@ -316,7 +380,7 @@ platform::Context* Workers::poll(WorkerState& state, const platform::WorkSource&
     last = now;
     if (now < yield_at) continue;
     // Nobody waits for the rest of a long poll; who took the CPU ends it.
-    yield_at = now + kPollNs;
+    yield_at = now + kYieldNs;
     if (!yield_cpu(state)) return nullptr;
   }
   cool_down(state);
@@ -344,6 +408,7 @@ platform::Context* Workers::find_event(WorkerState& state, const platform::WorkS
     if (platform::Context* context = poll(state, source, work)) return context;
     if (work) return nullptr;
     cool_down(state);
+    release_placed(state);
     asleep.store(1);
     platform::Context* context = take(state, true);
     if (context != nullptr || source.has_work()) {

@@ -9,6 +9,8 @@
 // less often when it gains nothing. docs/design.md, "Who polls, and for how long".
 #pragma once
 
+#include <sched.h>
+
 #include <array>
 #include <atomic>
 #include <memory>
@@ -37,7 +39,14 @@ class Workers {
   void ring_if_foreign();
   // This worker wakes a thread, perhaps one that `begins`. If it has nothing else to do
   // it looks for requests next: the thread, which may take this CPU at once, needs to ring nobody.
-  static void lets_go(bool begins);
+  // `by_mapper`: the mapper will wake it.
+  static void lets_go(bool begins, bool by_mapper);
+
+  // Where what this worker lets begin runs best: on any CPU but the one that it polls on. Null:
+  // where it is, because this worker will not poll.
+  const cpu_set_t* elsewhere();
+  // `thread` and its mapper were put there: until its first request, or until this worker sleeps.
+  void placed(StubThread& thread, Ref<StubProcess> process);
 
   void register_thread(StubThread& thread) { threads_[thread.id()].store(&thread); }
   void add_running(StubThread& thread);
@@ -53,9 +62,15 @@ class Workers {
     uint32_t streak = 0;               // turns in a row after which the thread went on here
     uint32_t scan_from = 0;
     StubThread* last = nullptr;  // whose request was the last
-    int busy = 0;                // threads in the guest that did not wait when last looked at
+    // Kept off this CPU when it began, and its phase then.
+    StubThread* placed = nullptr;
+    uint64_t placed_phase = 0;
+    int placed_tid = 0;
+    RefOrNull<StubProcess> placed_process;
+    int busy = 0;  // threads in the guest that did not wait when last looked at
   };
 
+  WorkerState* own_state();
   platform::Context* take(WorkerState& state, bool all);
   platform::Context* claim(WorkerState& state, StubThread& thread);
   static bool asks(StubThread& thread);
@@ -66,6 +81,7 @@ class Workers {
   bool may_begin(WorkerState& state);
   bool shares_cpu(const WorkerState& state) const;
   void notice_sharing(WorkerState& state);
+  static bool has_young();
   bool skips();
   uint32_t number(const WorkerState& state) const {
     return static_cast<uint32_t>(&state - workers_.data());
@@ -75,10 +91,12 @@ class Workers {
   bool heat_up(WorkerState& state);
   void cool_down(WorkerState& state);
   bool yield_cpu(WorkerState& state);
+  void release_placed(WorkerState& state);
   bool wake(int worker, bool invites = false);
 
   SharedMemory& memory_;
   std::vector<int> cpus_;  // of each worker; immutable
+  cpu_set_t set_;          // the same; immutable
   std::unique_ptr<std::atomic<StubThread*>[]> threads_;
   // Bits of threads that may make a request: from go() until the task waits in the kernel or
   // leaves.

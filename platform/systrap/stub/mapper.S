@@ -6,9 +6,9 @@
 #define CLONE_FLAGS (0x100 | 0x200 | 0x400 | 0x8000)
 
         .text
-// The stub process's first thread. rbp = order page, r12 = control page, r14 = acknowledgement file,
-// r15d = orders done, r13 = the current order. It reports by writing constants from the order page into a file that no
-// stub maps, and a new thread's id as that file's offset.
+// The stub process's first thread. rbp = order page, r12 = control page, r14 = acknowledgement file, r15d = orders done,
+// r13 = the current order, rbx = the state word of a thread that is woken after the next report, or 0. It reports by
+// writing constants from the order page into a file that no stub maps, and a new thread's id as that file's offset.
         .globl  mapper_start
 mapper_start:
         lea     ORDERS(%rip), %rbp
@@ -17,6 +17,7 @@ mapper_start:
         jmp     die_with_parent
 1:      mov     ORDERS_ACK_FD(%rbp), %r14d
         xor     %r15d, %r15d
+        xor     %ebx, %ebx
 mapper_wait:
         cmp     %r15d, ORDERS_TAIL(%rbp)
         jne     mapper_run
@@ -35,6 +36,8 @@ mapper_run:
         mov     ORDER_NR(%r13), %rax
         cmp     $ORDER_NR_CLONE, %rax
         je      mapper_clone
+        cmp     $ORDER_NR_WAKE, %rax
+        je      mapper_wake
         mov     ORDER_ARGS+0(%r13), %rdi
         mov     ORDER_ARGS+8(%r13), %rsi
         mov     ORDER_ARGS+16(%r13), %rdx
@@ -55,6 +58,17 @@ mapper_ack:
         mov     $ACK_DONE, %r10d
         mov     $NR_PWRITE64, %eax
         syscall
+        test    %rbx, %rbx
+        jz      mapper_ack_ring
+        mov     %rbx, %rdi
+        mov     $FUTEX_WAKE_OP_SHARED, %esi
+        mov     $1, %edx
+        xor     %r10d, %r10d
+        mov     %rbx, %r8
+        mov     $SLOT_STATE_RUN, %r9d   // FUTEX_OP_SET
+        mov     $NR_FUTEX, %eax
+        syscall
+        xor     %ebx, %ebx
 mapper_ack_ring:
         cmpl    $0, ORDERS_RING(%rbp)
         je      mapper_wait
@@ -81,6 +95,12 @@ mapper_failed:
         mov     $NR_PWRITE64, %eax
         syscall
         jmp     mapper_next
+// The thread that is woken may ask at once whether the orders before are done: reported first, after which the kernel
+// may reuse the entry.
+mapper_wake:
+        mov     ORDER_NR_WAKE_ARG_STATE(%r13), %rbx
+        inc     %r15d
+        jmp     mapper_ack
 mapper_clone:
         mov     ORDER_NR_CLONE_ARG_SLOT(%r13), %rbx
         mov     $CLONE_FLAGS, %edi
@@ -99,6 +119,7 @@ mapper_clone:
         xor     %edx, %edx
         mov     $NR_LSEEK, %eax
         syscall
+        xor     %ebx, %ebx
         inc     %r15d
         jmp     mapper_ack
 

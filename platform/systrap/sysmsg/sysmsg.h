@@ -141,11 +141,13 @@
 #define IMAGE_COUNT 128
 #define ORDER_SIZE 64
 #define ORDER_RING 32  // a power of two
-#define ORDER_NR 0     // u64: system call number, or ORDER_NR_CLONE
+#define ORDER_NR 0     // u64: system call number, or ORDER_NR_*
 #define ORDER_ARGS 8   // 6 x u64
 #define ORDER_SEQ 56   // u64: what is written to the acknowledgement file
 #define ORDER_NR_CLONE 0x1000
 #define ORDER_NR_CLONE_ARG_SLOT ORDER_ARGS
+#define ORDER_NR_WAKE 0x1001  // a thread's slot state becomes RUN
+#define ORDER_NR_WAKE_ARG_STATE ORDER_ARGS
 #define ACK_DONE 0  // offsets in the acknowledgement file
 #define ACK_FAILED 8
 
