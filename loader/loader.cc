@@ -153,6 +153,7 @@ Result<LoadedProgram> build(platform::Platform& platform, MemoryFile& memory,
         TRY(map_elf(*mm, *interpreter, Placement::kMappingArea, MmapOrigin::kExecInterpreter));
     entry = mapped.entry;
     interpreter_base = mapped.bias;
+    mm->map_libraries_ahead(mapped.bias);
   }
   // A static position-independent program lies in the mapping area: its heap gets room elsewhere.
   bool move_heap = elf.is_position_independent() && !interpreter;

@@ -207,7 +207,8 @@ void MemoryManager::discard_locked(const Vma& vma, GuestAddr start, GuestAddr en
       GuestAddr high = it->second.end;
       drop_pmas_locked(low, high, garbage, Unmap::kOrder);
       ++generation_;
-      if (vma.prot != PROT_NONE) (void)back_locked(vma, low, high).ok();  // else by faults
+      if (vma.prot != PROT_NONE)
+        (void)back_locked(vma, low, high, Wait::kNow).ok();  // else by faults
       it = pmas_.first_ending_after(high);
     }
     return;
@@ -220,7 +221,8 @@ void MemoryManager::discard_locked(const Vma& vma, GuestAddr start, GuestAddr en
       pmas_.split(high);
       drop_pmas_locked(low, high, garbage, Unmap::kOrder);
       ++generation_;
-      if (vma.prot != PROT_NONE) (void)back_locked(vma, low, high).ok();  // else by faults
+      if (vma.prot != PROT_NONE)
+        (void)back_locked(vma, low, high, Wait::kNow).ok();  // else by faults
       it = pmas_.first_ending_after(high);
       continue;
     }
@@ -351,12 +353,13 @@ Result<void> MemoryManager::mincore(GuestAddr addr, uint64_t length, GuestAddr v
   while (addr < end) {
     uint64_t count = std::min<uint64_t>(sizeof(pages), (end - addr) / kPageSize);
     {
-      ReadLock lock(mappings_);
+      WriteLock lock(mappings_);
       for (GuestAddr at = addr; at < addr + count * kPageSize;) {
         auto it = vmas_.find(at);
         if (it == vmas_.end()) return Errno(ENOMEM);
         at = it->second.end;
       }
+      back_files_locked(addr, addr + count * kPageSize, true);
       residency_locked(addr, std::span(pages, count));
     }
     TRY(copy_out(vector, pages, count).result());

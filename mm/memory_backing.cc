@@ -22,6 +22,8 @@ constexpr uint64_t kCopyChunk = 64 * 1024;
 constexpr uint64_t kStackGuardGap = 256 * kPageSize;
 constexpr uint64_t kStackStepMax = 1024 * 1024;
 constexpr int kMaxAttempts = 64;
+// Mappings on either side of one that are backed with it.
+constexpr int kMostJoined = 8;
 
 FaultOutcome signal_outcome(int signo, int code) {
   return {FaultOutcome::Kind::kSignal, signo, code};
@@ -33,9 +35,9 @@ bool copies_by_page(const Vma& vma) {
   return registry != nullptr && registry->has_writers();
 }
 
-bool needs_copy_to_write(const Vma& vma) {
-  return vma.file && !vma.is_shared() && vma.file->kind() != Mappable::Kind::kZero;
-}
+bool has_content(const Vma& vma) { return vma.file && vma.file->kind() != Mappable::Kind::kZero; }
+
+bool needs_copy_to_write(const Vma& vma) { return has_content(vma) && !vma.is_shared(); }
 
 }  // namespace
 
@@ -60,13 +62,13 @@ Result<MemoryRange> MemoryManager::allocate_private_locked(GuestAddr start, uint
 
 // Backs what has no pma yet in [start, end), which lies in `vma`. Memory beyond the end of a file
 // stays unbacked: a touch of it is SIGBUS. Partial success stays in place.
-Result<void> MemoryManager::back_locked(const Vma& vma, GuestAddr start, GuestAddr end) {
+Result<void> MemoryManager::back_locked(const Vma& vma, GuestAddr start, GuestAddr end, Wait wait) {
   auto it = pmas_.first_ending_after(start);
   while (start < end) {
     GuestAddr gap_end = it == pmas_.end() ? end : std::min(end, it->second.start);
     GuestAddr next = it == pmas_.end() ? end : std::min(end, it->second.end);
     if (start < gap_end) {
-      TRY(back_run_locked(vma, start, gap_end));
+      TRY(back_run_locked(vma, start, gap_end, wait));
       it = pmas_.first_ending_after(next);
     } else {
       ++it;
@@ -76,13 +78,14 @@ Result<void> MemoryManager::back_locked(const Vma& vma, GuestAddr start, GuestAd
   return {};
 }
 
-Result<void> MemoryManager::back_run_locked(const Vma& vma, GuestAddr start, GuestAddr end) {
+Result<void> MemoryManager::back_run_locked(const Vma& vma, GuestAddr start, GuestAddr end,
+                                            Wait wait) {
   Pma pma;
   pma.prot = static_cast<uint8_t>(vma.prot);
   bool anonymous = !vma.file || (!vma.is_shared() && vma.file->kind() == Mappable::Kind::kZero);
   if (anonymous) {
     if (vma.prot == PROT_NONE) return {};
-    return back_anonymous_locked(vma, start, end);
+    return back_anonymous_locked(vma, start, end, wait);
   }
   Mappable& file = *vma.file;
   uint64_t offset = vma.file_offset(start);
@@ -97,7 +100,7 @@ Result<void> MemoryManager::back_run_locked(const Vma& vma, GuestAddr start, Gue
     pma.start = start;
     pma.end = end;
     pma.offset = offset;
-    post_map_locked(vma, pma);
+    post_map_locked(vma, pma, wait);
     insert_pma_locked(pma);
     return {};
   }
@@ -109,7 +112,7 @@ Result<void> MemoryManager::back_run_locked(const Vma& vma, GuestAddr start, Gue
     pma.start = start;
     pma.end = start + range.length;
     pma.offset = range.offset;
-    post_map_locked(vma, pma);
+    post_map_locked(vma, pma, wait);
     insert_pma_locked(pma);
     start += range.length;
     offset += range.length;
@@ -218,6 +221,62 @@ void MemoryManager::install_copy_locked(const Vma& vma, PreparedCopy& copy, Garb
   }
 }
 
+bool MemoryManager::is_backed_at_touch(const Vma& vma) {
+  return has_content(vma) && (!vma.is_shared() || vma.file->kind() == Mappable::Kind::kHostFile);
+}
+
+bool MemoryManager::is_copied_whole(const Vma& vma, uint64_t length) {
+  return (vma.prot & kProtWrite) != 0 && length <= kWholeCopyLimit && needs_copy_to_write(vma) &&
+         !copies_by_page(vma);
+}
+
+// Backs the mapping at `it`, and those of files that join it if nothing stands behind them yet, as
+// the segments of a library do: the mapper is woken once for all. Lists what is to be copied.
+Result<void> MemoryManager::back_around_locked(VmaSet::iterator it,
+                                               std::vector<PreparedCopy>& wanted) {
+  auto back = [&](const Vma& vma) REQUIRES(mappings_) -> Result<void> {
+    if (vma.prot == PROT_NONE) return {};
+    if (!is_copied_whole(vma, vma.length()))
+      return back_locked(vma, vma.start, vma.end, Wait::kNow);
+    if (vma.offset < vma.file->size())
+      wanted.push_back({vma.start, vma.end, vma.file.ref(), vma.offset, {}});
+    return {};
+  };
+  auto joins = [this](const Vma& low, const Vma& high, const Vma& other) REQUIRES(mappings_) {
+    return low.end == high.start && is_backed_at_touch(other) &&
+           !pmas_.overlaps(other.start, other.end);
+  };
+  TRY(back(it->second));
+  // The others gain something, but nothing depends on them.
+  auto below = it;
+  for (int left = kMostJoined; left > 0 && below != vmas_.begin(); --left) {
+    const Vma& high = below->second;
+    --below;
+    if (!joins(below->second, high, below->second)) break;
+    (void)back(below->second).ok();
+  }
+  // Data is the last segment; what is above it now will be replaced.
+  auto above = it;
+  for (int left = kMostJoined; left > 0 && !is_copied_whole(above->second, above->second.length());
+       --left) {
+    const Vma& low = above->second;
+    ++above;
+    if (above == vmas_.end() || !joins(low, above->second, above->second)) break;
+    (void)back(above->second).ok();
+  }
+  return {};
+}
+
+// What a touch of files in [start, end) would do.
+void MemoryManager::back_files_locked(GuestAddr start, GuestAddr end, bool closed_too) {
+  for (auto it = vmas_.first_ending_after(start); it != vmas_.end() && it->second.start < end;
+       ++it) {
+    const Vma& vma = it->second;
+    if ((vma.prot == PROT_NONE && !closed_too) || !is_backed_at_touch(vma)) continue;
+    (void)back_locked(vma, std::max(start, vma.start), std::min(end, vma.end), Wait::kAtTouch).ok();
+  }
+}
+
 // Lists the parts of private file mappings in [start, end) that have no copy yet.
 bool MemoryManager::find_copies_locked(GuestAddr start, GuestAddr end,
                                        std::vector<PreparedCopy>& wanted) const {
@@ -229,11 +288,12 @@ bool MemoryManager::find_copies_locked(GuestAddr start, GuestAddr end,
     GuestAddr limit = std::min(end, vma.end);
     while (at < limit) {
       auto pma = pmas_.first_ending_after(at);
-      bool inside = pma != pmas_.end() && pma->second.start <= at;
-      if (inside && pma->second.kind == Pma::Kind::kPrivate) {
+      if (pma == pmas_.end() || pma->second.start >= limit) break;  // untouched
+      if (pma->second.kind == Pma::Kind::kPrivate) {
         at = std::min(limit, pma->second.end);
         continue;
       }
+      at = std::max(at, pma->second.start);
       GuestAddr stop = limit;
       for (; pma != pmas_.end() && pma->second.start < limit; ++pma) {
         if (pma->second.kind != Pma::Kind::kPrivate) continue;
@@ -275,7 +335,7 @@ bool MemoryManager::grow_stack_locked(GuestAddr addr) {
   account_locked(vma, true);
   it = vmas_.insert(std::move(vma));
   ++generation_;
-  return back_locked(it->second, it->second.start, it->second.start + added).ok();
+  return back_locked(it->second, it->second.start, it->second.start + added, Wait::kNow).ok();
 }
 
 // Brings about that `access` of `addr` works, as a page fault would. With `repost`, the stub's
@@ -284,7 +344,7 @@ bool MemoryManager::grow_stack_locked(GuestAddr addr) {
 FaultOutcome MemoryManager::make_accessible(GuestAddr addr, Access access, bool forced,
                                             bool repost) {
   for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
-    PreparedCopy wanted;
+    std::vector<PreparedCopy> wanted;
     {
       Garbage garbage(*this);
       WriteLock lock(mappings_);
@@ -309,40 +369,56 @@ FaultOutcome MemoryManager::make_accessible(GuestAddr addr, Access access, bool 
             return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
           return {};
         }
-        if (repost) post_map_locked(vma, pma->second);
+        if (repost) post_map_locked(vma, pma->second, Wait::kNow, true);
         return {};
       }
       if (!backed && vma.file && vma.file->kind() != Mappable::Kind::kZero &&
           vma.file_offset(page_down(addr)) >= vma.file->size())
         return signal_outcome(SIGBUS, BUS_ADRERR);
-      if (!copies) {
+      const bool joins = !backed && is_backed_at_touch(vma) && vma.prot != PROT_NONE &&
+                         !pmas_.overlaps(vma.start, vma.end);
+      if (joins) {
+        if (!back_around_locked(it, wanted).ok()) return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
+        repost = false;
+        if (wanted.empty()) continue;
+      } else if (!copies) {
         GuestAddr start = std::max(vma.start, addr - addr % kBackChunk);
         GuestAddr end = std::min(vma.end, start - start % kBackChunk + kBackChunk);
         if (forced && vma.prot == PROT_NONE) return signal_outcome(SIGSEGV, SEGV_ACCERR);
-        if (!back_locked(vma, start, end).ok()) return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
+        if (!back_locked(vma, start, end, Wait::kNow).ok())
+          return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
         repost = false;
         continue;
+      } else {
+        uint64_t size = copies_by_page(vma) ? kPageSize : kCopyChunk;
+        GuestAddr chunk = addr - addr % size;
+        GuestAddr start = std::max(vma.start, chunk);
+        GuestAddr end = std::min(vma.end, chunk + size);
+        wanted.push_back({start, end, vma.file.ref(), vma.file_offset(start), {}});
       }
-      uint64_t size = copies_by_page(vma) ? kPageSize : kCopyChunk;
-      GuestAddr chunk = addr - addr % size;
-      wanted.start = std::max(vma.start, chunk);
-      wanted.end = std::min(vma.end, chunk + size);
-      wanted.file = vma.file.ref();
-      wanted.offset = vma.file_offset(wanted.start);
     }
-    Result<PreparedCopy> copy =
-        prepare_copy(Ref<Mappable>::from(wanted.file), wanted.offset, wanted.start, wanted.end);
-    if (!copy.ok()) {
-      if (copy.error() == Errno(kEMEMORYLIMIT)) return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
-      return signal_outcome(SIGBUS, BUS_ADRERR);  // the file can't be read
+    Errno error(0);
+    for (PreparedCopy& piece : wanted) {
+      Result<PreparedCopy> copy =
+          prepare_copy(Ref<Mappable>::from(piece.file), piece.offset, piece.start, piece.end);
+      if (copy.ok())
+        piece = std::move(copy).value();
+      else if (piece.start <= addr && addr < piece.end)
+        error = copy.error();
     }
-    Garbage garbage(*this);
-    WriteLock lock(mappings_);
-    auto it = vmas_.find(addr);
-    if (it != vmas_.end())
-      install_copy_locked(it->second, copy.value(), garbage);
-    else
-      garbage.ranges.push_back(copy.value().range);
+    {
+      Garbage garbage(*this);
+      WriteLock lock(mappings_);
+      for (PreparedCopy& copy : wanted) {
+        auto it = vmas_.find(copy.start);
+        if (it != vmas_.end())
+          install_copy_locked(it->second, copy, garbage);
+        else if (!copy.range.empty())
+          garbage.ranges.push_back(copy.range);
+      }
+    }
+    if (error == Errno(kEMEMORYLIMIT)) return {FaultOutcome::Kind::kOutOfMemory, 0, 0};
+    if (error != Errno(0)) return signal_outcome(SIGBUS, BUS_ADRERR);  // the file can't be read
     repost = false;
   }
   return {};  // others change it all the time; the access will fault again

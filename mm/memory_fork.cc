@@ -387,6 +387,7 @@ Result<void> MemoryManager::keep_writable(GuestAddr addr, uint64_t length) {
       }
       if (missing == 0) {
         kept_writable_.emplace(addr, length);
+        space_->await_orders();  // the host's first write there must not fail
         return {};
       }
     }

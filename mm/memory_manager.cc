@@ -121,7 +121,7 @@ uint64_t MemoryManager::readable_length(GuestAddr addr, uint64_t length) const {
 }
 
 bool MemoryManager::near_mapping_limit() const {
-  return space_->mapping_count() >= host_mapping_limit();
+  return std::max(space_->mapping_count(), vmas_.size()) >= host_mapping_limit();
 }
 
 void MemoryManager::account_locked(const Vma& vma, bool add) {
@@ -326,8 +326,10 @@ MemoryManager::PatchedPlace MemoryManager::patched_place(GuestAddr addr) const {
   return {};
 }
 
-void MemoryManager::post_map_locked(const Vma& vma, Pma& pma) {
+void MemoryManager::post_map_locked(const Vma& vma, Pma& pma, Wait wait, bool is_repeated) {
   platform::MapOrder order;
+  order.is_awaited = wait == Wait::kNow;
+  order.is_repeated = is_repeated;
   order.addr = pma.start;
   order.length = pma.length();
   order.prot = pma.prot;
@@ -340,7 +342,9 @@ void MemoryManager::post_map_locked(const Vma& vma, Pma& pma) {
           pma.read_only ? platform::Backing::kMemoryReadOnly : platform::Backing::kMemory;
       break;
     case Pma::Kind::kHostFile: {
-      const PatchedText* text = vma.has(kVmaPatchable) ? claim_text_locked(vma, pma) : nullptr;
+      const PatchedText* text = vma.has(kVmaPatchable) && (pma.is_patched || !is_repeated)
+                                    ? claim_text_locked(vma, pma)
+                                    : nullptr;
       pma.is_patched = text != nullptr;
       if (text != nullptr) {
         order.backing = platform::Backing::kPatched;

@@ -256,6 +256,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   GuestAddr random_program_base();
   void set_brk_start(GuestAddr addr);
   void map_heap_ahead();
+  void map_libraries_ahead(GuestAddr interpreter);
   // Makes the stack and returns its end (the first address above it).
   Result<GuestAddr> make_stack(bool executable);
   void set_program(ProgramLayout layout);
@@ -338,12 +339,19 @@ class MemoryManager final : public RefCounted<MemoryManager> {
       REQUIRES(mappings_);
   PmaSet::iterator insert_pma_locked(const Pma& pma) REQUIRES(mappings_);
   // Orders the mapping, and notes in `pma` what became of it.
-  void post_map_locked(const Vma& vma, Pma& pma) REQUIRES(mappings_);
+  // Whether the guest goes on only when it is mapped; otherwise a touch waits for that. For where
+  // nothing was accessible before.
+  enum class Wait : uint8_t { kNow, kAtTouch };
+  void post_map_locked(const Vma& vma, Pma& pma, Wait wait, bool is_repeated = false)
+      REQUIRES(mappings_);
+  void post_map_locked(const Vma& vma, Pma& pma) REQUIRES(mappings_) {
+    post_map_locked(vma, pma, Wait::kNow);
+  }
   const PatchedText* claim_text_locked(const Vma& vma, const Pma& pma) const
       REQUIRES_SHARED(mappings_);
   bool wants_huge_locked(const Vma& vma, const Pma& pma) const REQUIRES_SHARED(mappings_);
   bool fits_limits_locked(uint64_t added, bool is_data) const REQUIRES(mappings_);
-  bool near_mapping_limit() const;
+  bool near_mapping_limit() const REQUIRES_SHARED(mappings_);
   uint64_t locked_bytes_locked(GuestAddr start, GuestAddr end) const REQUIRES(mappings_);
 
   // memory_fork.cc
@@ -390,11 +398,24 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   // memory_backing.cc
   Result<MemoryRange> allocate_private_locked(GuestAddr start, uint64_t length,
                                               bool* is_warm = nullptr) REQUIRES(mappings_);
-  Result<void> back_locked(const Vma& vma, GuestAddr start, GuestAddr end) REQUIRES(mappings_);
-  Result<void> back_run_locked(const Vma& vma, GuestAddr start, GuestAddr end) REQUIRES(mappings_);
+  Result<void> back_locked(const Vma& vma, GuestAddr start, GuestAddr end, Wait wait)
+      REQUIRES(mappings_);
+  Result<void> back_run_locked(const Vma& vma, GuestAddr start, GuestAddr end, Wait wait)
+      REQUIRES(mappings_);
+  // Nothing stands behind what private mappings and host files show until it is touched: a program
+  // maps its libraries segment by segment, and each would wait for the mapper.
+  static bool is_backed_at_touch(const Vma& vma);
+  // Whether private pages of `vma`, `length` bytes, are copied when the first is touched; otherwise
+  // piece by piece when they are written.
+  static bool is_copied_whole(const Vma& vma, uint64_t length);
+  static constexpr uint64_t kWholeCopyLimit = 1024 * 1024;
+  Result<void> back_around_locked(VmaSet::iterator it, std::vector<PreparedCopy>& wanted)
+      REQUIRES(mappings_);
+  // `closed_too`: also what has no protection.
+  void back_files_locked(GuestAddr start, GuestAddr end, bool closed_too) REQUIRES(mappings_);
   Result<PreparedCopy> prepare_copy(Ref<Mappable> file, uint64_t offset, GuestAddr start,
                                     GuestAddr end);
-  Result<void> back_anonymous_locked(const Vma& vma, GuestAddr start, GuestAddr end)
+  Result<void> back_anonymous_locked(const Vma& vma, GuestAddr start, GuestAddr end, Wait wait)
       REQUIRES(mappings_);
 
   // memory_parking.cc
@@ -402,6 +423,7 @@ class MemoryManager final : public RefCounted<MemoryManager> {
   MemoryRange unpark_locked(GuestAddr start, GuestAddr end) REQUIRES(mappings_);
   void evict_parked_locked(GuestAddr start, GuestAddr end, std::vector<MemoryRange>& released)
       REQUIRES(mappings_);
+  void map_ahead_locked(GuestAddr start, uint64_t length) REQUIRES(mappings_);
   void map_parked_locked(GuestAddr start, GuestAddr end, uint64_t offset) REQUIRES(mappings_);
   uint64_t ahead_below_locked(GuestAddr start) const REQUIRES_SHARED(mappings_);
   uint64_t ahead_above_locked(const Vma& vma, GuestAddr end) const REQUIRES_SHARED(mappings_);

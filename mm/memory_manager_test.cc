@@ -109,6 +109,9 @@ TEST_F(MemoryManagerTest, ParkedMemoryIsReplaced) {
   EXPECT_EQ(
       MUST(mm_->mmap({addr + 4096, 8192, PROT_READ, MAP_PRIVATE | MAP_FIXED, file.or_null()})),
       addr + 4096);
+  EXPECT_EQ(space().load(*memory_, addr + 4096), -1);
+  EXPECT_EQ(mm_->handle_fault(addr + 4096, Access::kRead, SIGSEGV).kind,
+            FaultOutcome::Kind::kHandled);
   EXPECT_EQ(space().load(*memory_, addr + 4096), 'f');
   EXPECT_EQ(map(4096, kRw, kAnon | MAP_FIXED, addr), addr);
   EXPECT_EQ(space().load(*memory_, addr), 0);
@@ -120,6 +123,55 @@ TEST_F(MemoryManagerTest, ParkedMemoryIsReplaced) {
   mm_->drop_parked_pages();
   memory_->trim();
   EXPECT_EQ(memory_->resident_bytes(), 0u);
+}
+
+// As an interpreter maps a library: all of it first, then its segments over it, then what is zero.
+TEST_F(MemoryManagerTest, SegmentsAreBackedTogether) {
+  auto file = host_file(std::string(10 * 4096, 'f')).or_null();
+  const unsigned before = space().mapper_orders;
+  constexpr int kFixed = MAP_PRIVATE | MAP_FIXED;
+  GuestAddr base = MUST(mm_->mmap({0, 10 * 4096, PROT_READ, MAP_PRIVATE, file}));
+  MUST(mm_->mmap({base + 4096, 2 * 4096, PROT_READ | PROT_EXEC, kFixed, file, 4096}));
+  MUST(mm_->mmap({base + 3 * 4096, 4096, PROT_READ, kFixed, file, 3 * 4096}));
+  MUST(mm_->mmap({base + 4 * 4096, 2 * 4096, kRw, kFixed, file, 4 * 4096}));
+  EXPECT_EQ(space().mapper_orders, before);
+  EXPECT_EQ(mm_->handle_fault(base + 5 * 4096, Access::kWrite, SIGSEGV).kind,
+            FaultOutcome::Kind::kHandled);
+  EXPECT_EQ(space().mapper_orders, before + 4);
+  for (uint64_t at = 0; at < 6; ++at)
+    EXPECT_EQ(space().load(*memory_, base + at * 4096), 'f') << at;
+  EXPECT_TRUE(space().store(*memory_, base + 4 * 4096, 'd'));
+  // What is above the data is about to be replaced.
+  EXPECT_EQ(space().load(*memory_, base + 6 * 4096), -1);
+  map(4 * 4096, kRw, kAnon | MAP_FIXED, base + 6 * 4096);
+  EXPECT_EQ(space().load(*memory_, base + 6 * 4096), 0);
+}
+
+// The place of a file that is unmapped is closed by the guest's own thread.
+TEST_F(MemoryManagerTest, UnmappedFilesAreParked) {
+  auto file = host_file("file").or_null();
+  std::vector<GuestAddr> places;
+  for (int i = 0; i < 40; ++i) {
+    places.push_back(MUST(mm_->mmap({0, 4096, PROT_READ, MAP_PRIVATE, file})));
+    map(4096, kRw, kAnon);  // not beside the next
+    EXPECT_EQ(mm_->handle_fault(places.back(), Access::kRead, SIGSEGV).kind,
+              FaultOutcome::Kind::kHandled);
+    EXPECT_EQ(space().load(*memory_, places.back()), 'f');
+  }
+  unsigned orders = space().mapper_orders;
+  ASSERT_TRUE(mm_->munmap(places[0], 4096).ok());
+  EXPECT_EQ(space().mapper_orders, orders);
+  EXPECT_EQ(space().load(*memory_, places[0]), -1);
+  EXPECT_EQ(mm_->handle_fault(places[0], Access::kRead, SIGSEGV).code, SEGV_MAPERR);
+  // It is nothing that an anonymous mapping could be opened from.
+  EXPECT_EQ(map(4096, kRw, kAnon | MAP_FIXED, places[0]), places[0]);
+  EXPECT_EQ(space().load(*memory_, places[0]), 0);
+  // Not too many.
+  orders = space().mapper_orders;
+  for (int i = 1; i < 40; ++i) ASSERT_TRUE(mm_->munmap(places[i], 4096).ok());
+  EXPECT_GT(space().mapper_orders, orders + 20);
+  mm_->drop_parked_pages();
+  EXPECT_EQ(mm_->parked_bytes(), 0u);
 }
 
 TEST_F(MemoryManagerTest, MmapErrors) {
@@ -301,6 +353,8 @@ TEST_F(MemoryManagerTest, FilePagesAreSharedUntilWritten) {
   EXPECT_EQ(space().load(*memory_, text + 11), 'f');
   // Small data is copied at once, large data where it is written.
   GuestAddr data = MUST(mm_->mmap({0, 8192, kRw, MAP_PRIVATE, file}));
+  EXPECT_EQ(mm_->handle_fault(data + 4096, Access::kRead, SIGSEGV).kind,
+            FaultOutcome::Kind::kHandled);
   EXPECT_TRUE(space().store(*memory_, data, 'd'));
   GuestAddr large = MUST(mm_->mmap({0, 3 * kMiB, kRw, MAP_PRIVATE, file}));
   EXPECT_FALSE(space().store(*memory_, large + kMiB, 'l'));

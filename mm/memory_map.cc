@@ -20,9 +20,6 @@ constexpr int kValidatedFlags = MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_FIXED
                                 MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_UNINITIALIZED |
                                 MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE |
                                 MAP_NONBLOCK | MAP_STACK | MAP_HUGETLB | MAP_32BIT;
-// Writable private mappings of files up to this are copied when they are made, larger ones piece by
-// piece when they are written.
-constexpr uint64_t kEagerCopyLimit = 1024 * 1024;
 // Anonymous memory beyond this is backed piece by piece when it is touched.
 constexpr uint64_t kEagerBackLimit = uint64_t{64} << 30;
 constexpr uint64_t kStackGuardGap = 256 * kPageSize;
@@ -163,9 +160,12 @@ Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
       length > overcommit_limit())
     return Errno(ENOMEM);
 
+  const bool populates = (flags & (MAP_POPULATE | MAP_NONBLOCK)) == MAP_POPULATE;
+  const bool at_touch = request.origin == MmapOrigin::kCall && !populates && !vma.has(kVmaLocked) &&
+                        is_backed_at_touch(vma);
+  if (at_touch && vma.file->kind() == Mappable::Kind::kHostFile) (void)TRY(vma.file->host_file());
   PreparedCopy copy;
-  if (!plain && !type.shared && (prot & PROT_WRITE) != 0 && length <= kEagerCopyLimit &&
-      !vma.has(kVmaCopyByPage))
+  if (!at_touch && !plain && is_copied_whole(vma, length))
     copy = TRY(prepare_copy(Ref<Mappable>::from(vma.file.ref()), vma.offset, 0, length));
 
   Garbage garbage(*this);
@@ -208,20 +208,20 @@ Result<GuestAddr> MemoryManager::mmap(const MmapRequest& request) {
     copy.start = addr;
     copy.end = addr + length;
     install_copy_locked(made, copy, garbage);
-  } else if (!(plain && length > kEagerBackLimit)) {
-    backed = back_locked(made, addr, addr + length);
+  } else if (!at_touch && !(plain && length > kEagerBackLimit)) {
+    backed = back_locked(made, addr, addr + length, Wait::kAtTouch);
   }
   if (!backed.ok()) {
     remove_locked(addr, addr + length, garbage);
     return backed.error();
   }
-  if ((flags & (MAP_POPULATE | MAP_NONBLOCK)) == MAP_POPULATE || made.has(kVmaLocked))
-    populate_locked(addr, addr + length);
+  if (populates || made.has(kVmaLocked)) populate_locked(addr, addr + length);
   return addr;
 }
 
 // Gives the pages of accessible memory now; stops quietly at the memory limit, as Linux.
 void MemoryManager::populate_locked(GuestAddr start, GuestAddr end) {
+  back_files_locked(start, end, false);
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
        ++it) {
     const Pma& pma = it->second;
@@ -304,7 +304,7 @@ GuestAddr MemoryManager::brk(GuestAddr addr, bool executable) {
     GuestAddr old_end = brk_end_;
     brk_end_ = addr;
     const Vma& made = insert_vma_locked(std::move(vma))->second;
-    if (!back_locked(made, old_top, new_top).ok()) {
+    if (!back_locked(made, old_top, new_top, Wait::kAtTouch).ok()) {
       remove_locked(old_top, new_top, garbage);
       brk_end_ = old_end;
       return brk_end_;
@@ -327,7 +327,7 @@ Result<GuestAddr> MemoryManager::make_stack(bool executable) {
       !fits_limits_locked(vma.length(), false))
     return Errno(ENOMEM);
   const Vma& made = insert_vma_locked(std::move(vma))->second;
-  TRY(back_locked(made, made.start, made.end));
+  TRY(back_locked(made, made.start, made.end, Wait::kAtTouch));
   return stack_top_;
 }
 

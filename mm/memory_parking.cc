@@ -13,9 +13,13 @@ namespace caisson {
 
 namespace {
 constexpr uint64_t kAhead = 1024 * 1024;
+// Below a program's interpreter: for what it maps itself, among its first libraries.
+constexpr uint64_t kLibrariesAhead = 4 * 1024 * 1024;
 // Pages that one address space keeps although the guest has unmapped them.
 constexpr uint64_t kParkedPagesLimit = 2 * 1024 * 1024;
 constexpr uint64_t kParkLimit = 1024 * 1024;
+// Of one address space: the host keeps what they map.
+constexpr int kMostParkedFiles = 16;
 }  // namespace
 
 void trim_front(Parked& parked, GuestAddr addr) {
@@ -23,21 +27,34 @@ void trim_front(Parked& parked, GuestAddr addr) {
   parked.start = addr;
 }
 
-// Unmaps the private memory behind [start, end), whole pmas, for the guest. False: not suitable.
+// Unmaps what is behind [start, end), whole pmas, for the guest. False: not suitable.
 bool MemoryManager::park_locked(GuestAddr start, GuestAddr end) {
   uint64_t bytes = 0;
   int count = 0;
+  int files = 0;
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;
        ++it) {
-    if (it->second.kind != Pma::Kind::kPrivate || it->second.is_cow() || ++count > 2) return false;
-    bytes += it->second.length();
+    const Pma& pma = it->second;
+    if (++count > 2 || pma.is_cow()) return false;
+    if (pma.kind == Pma::Kind::kHostFile && !pma.is_patched)
+      ++files;
+    else if (pma.kind == Pma::Kind::kPrivate)
+      bytes += pma.length();
+    else
+      return false;
   }
   if (bytes > kParkLimit || parked_used_ + bytes > kParkedPagesLimit) return false;
+  if (files > 0 && std::count_if(parked_.begin(), parked_.end(),
+                                 [](const auto& entry) { return entry.second.is_file; }) +
+                           files >
+                       kMostParkedFiles)
+    return false;
   for (auto it = pmas_.first_ending_after(start); it != pmas_.end() && it->second.start < end;) {
     const Pma& pma = it->second;
     if (pma.prot != 0) space_->protect(pma.start, pma.length(), 0);
-    parked_.insert({pma.start, pma.end, pma.offset, true});
-    parked_used_ += pma.length();
+    const bool is_file = !pma.in_memory_file();
+    parked_.insert({pma.start, pma.end, pma.offset, !is_file, is_file});
+    if (!is_file) parked_used_ += pma.length();
     it = pmas_.erase(it);
   }
   return true;
@@ -50,7 +67,7 @@ MemoryRange MemoryManager::unpark_locked(GuestAddr start, GuestAddr end) {
   if (it == parked_.end()) return {};
   uint64_t offset = it->second.offset + (start - it->second.start);
   for (GuestAddr at = start; at < end; at = it++->second.end) {
-    if (it == parked_.end() || it->second.start > at ||
+    if (it == parked_.end() || it->second.start > at || it->second.is_file ||
         it->second.offset - it->second.start != offset - start)
       return {};
   }
@@ -79,7 +96,7 @@ void MemoryManager::evict_parked_locked(GuestAddr start, GuestAddr end,
     const Parked& parked = it->second;
     uint64_t length = parked.end - parked.start;
     if (parked.used) parked_used_ -= length;
-    released.push_back({parked.offset, length});
+    if (!parked.is_file) released.push_back({parked.offset, length});
     it = parked_.erase(it);
   }
 }
@@ -127,11 +144,13 @@ void MemoryManager::map_parked_locked(GuestAddr start, GuestAddr end, uint64_t o
   order.addr = start;
   order.length = end - start;
   order.offset = offset;
+  order.is_awaited = false;
   space_->map(order);
 }
 
 // Backs [start, end) of `vma` and maps what is beside it ahead.
-Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr start, GuestAddr end) {
+Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr start, GuestAddr end,
+                                                  Wait wait) {
   Pma pma;
   pma.start = start;
   pma.end = end;
@@ -152,7 +171,7 @@ Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr star
   }
   range = TRY(allocate_private_locked(start - below, below + (end - start) + above));
   pma.offset = range.offset + below;
-  post_map_locked(vma, pma);
+  post_map_locked(vma, pma, wait);
   insert_pma_locked(pma);
   if (below != 0)
     map_parked_locked(start - below, start, range.offset);
@@ -161,21 +180,32 @@ Result<void> MemoryManager::back_anonymous_locked(const Vma& vma, GuestAddr star
   return {};
 }
 
-// With the rest of a new program, so that its first brk(2) needs the mapper no more.
+void MemoryManager::map_ahead_locked(GuestAddr start, uint64_t length) {
+  const GuestAddr end = start + length;
+  if (start < min_addr_ || end > max_addr_ || !is_free_locked(start, length) ||
+      parked_.overlaps(start, end))
+    return;
+  Result<MemoryRange> range = allocate_private_locked(start, length);
+  if (range.ok()) map_parked_locked(start, end, range.value().offset);
+}
+
+// With the rest of a new program, so that its first brk(2) and its interpreter's first mappings
+// need the mapper no more.
 void MemoryManager::map_heap_ahead() {
   WriteLock lock(mappings_);
-  const GuestAddr end = brk_start_ + kAhead;
-  if (end > max_addr_ || !is_free_locked(brk_start_, kAhead) || parked_.overlaps(brk_start_, end))
-    return;
-  Result<MemoryRange> range = allocate_private_locked(brk_start_, kAhead);
-  if (!range.ok()) return;
-  map_parked_locked(brk_start_, end, range.value().offset);
+  map_ahead_locked(brk_start_, kAhead);
+}
+
+void MemoryManager::map_libraries_ahead(GuestAddr interpreter) {
+  WriteLock lock(mappings_);
+  map_ahead_locked(interpreter - kLibrariesAhead, kLibrariesAhead);
 }
 
 void MemoryManager::drop_parked_pages() {
   WriteLock lock(mappings_);
   // Also of what no mapping has used: a guest that tampers may have touched it.
   for (auto& [start, parked] : parked_) {
+    if (parked.is_file) continue;
     MemoryRange range{parked.offset, parked.end - parked.start};
     if (!memory_.next_data(range).empty()) memory_.discard(range);
     parked.used = false;
@@ -188,6 +218,7 @@ uint64_t MemoryManager::parked_bytes() const {
   ReadLock lock(mappings_);
   DataRuns runs(memory_);
   for (const auto& [start, parked] : parked_) {
+    if (parked.is_file) continue;
     MemoryRange rest{parked.offset, parked.end - parked.start};
     while (!rest.empty()) {
       MemoryRange data = runs.next(rest);

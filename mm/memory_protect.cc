@@ -9,7 +9,6 @@ namespace caisson {
 
 namespace {
 constexpr int kProtSem = 0x8;
-constexpr uint64_t kEagerCopyLimit = 1024 * 1024;
 }  // namespace
 
 Result<void> MemoryManager::mprotect(GuestAddr addr, uint64_t length, int prot,
@@ -35,7 +34,7 @@ Result<void> MemoryManager::mprotect(GuestAddr addr, uint64_t length, int prot,
       find_copies_locked(addr, end, wanted);
     }
     for (PreparedCopy& piece : wanted) {
-      if (piece.end - piece.start > kEagerCopyLimit) continue;  // when it is written
+      if (piece.end - piece.start > kWholeCopyLimit) continue;  // when it is written
       Result<PreparedCopy> copy =
           prepare_copy(Ref<Mappable>::from(piece.file), piece.offset, piece.start, piece.end);
       if (copy.ok()) copies.push_back(std::move(copy).value());
@@ -136,8 +135,8 @@ Result<void> MemoryManager::protect_vma_locked(VmaSet::iterator it, GuestAddr ad
     run_end = pma->second.end;
   }
   post_run();
-  if (prot == PROT_NONE) return {};
-  return back_locked(vma, addr, stop);
+  if (prot == PROT_NONE || is_backed_at_touch(vma)) return {};
+  return back_locked(vma, addr, stop, Wait::kAtTouch);
 }
 
 Result<void> MemoryManager::set_anonymous_name(GuestAddr addr, uint64_t length, std::string name) {

@@ -96,7 +96,7 @@ Result<GuestAddr> MemoryManager::remap_locked(GuestAddr old_addr, uint64_t old_l
     tail.start = old_end;
     tail.end = old_end + added;
     const Vma& made = insert_vma_locked(std::move(tail))->second;
-    Result<void> backed = back_locked(made, old_end, old_end + added);
+    Result<void> backed = back_locked(made, old_end, old_end + added, Wait::kAtTouch);
     if (!backed.ok()) {
       remove_locked(old_end, old_end + added, garbage);
       return backed.error();
@@ -167,7 +167,7 @@ Result<void> MemoryManager::move_locked(GuestAddr old_addr, uint64_t old_length,
     insert_pma_locked(pma);
   }
   // A new tail, and what a duplicated shared mapping shows. Without memory it is backed by faults.
-  (void)back_locked(made, new_addr, new_addr + new_length).ok();
+  (void)back_locked(made, new_addr, new_addr + new_length, Wait::kAtTouch).ok();
   merge_vmas_locked(old_addr, old_end);  // what stays
   return {};
 }

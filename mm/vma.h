@@ -93,8 +93,9 @@ struct Pma {
 struct Parked {
   GuestAddr start = 0;
   GuestAddr end = 0;
-  uint64_t offset = 0;  // in the memory file
-  bool used = false;    // may hold a former mapping's pages
+  uint64_t offset = 0;   // in the memory file
+  bool used = false;     // may hold a former mapping's pages
+  bool is_file = false;  // a host file's: only the place is kept, until something else is mapped
 };
 
 // Non-overlapping intervals [start, end), by address. T has start, end, offset and the like; how a

@@ -8,7 +8,10 @@
 #include <atomic>
 #include <csetjmp>
 #include <csignal>
+#include <cstring>
+#include <string>
 #include <thread>
+#include <utility>
 
 #include "tests/util/child.h"
 #include "tests/util/memory.h"
@@ -163,6 +166,174 @@ TEST(FileMapping, UntouchedPrivatePagesShowWrites) {
   EXPECT_EQ(copy.page(2)[0], '3');
   must(madvise(copy.address(), copy.size(), MADV_DONTNEED), "madvise");
   EXPECT_EQ(copy.page(1)[1], '1');
+}
+
+// Whoever looks first finds the file: this thread, a call, a child, another protection or place.
+void look_at_untouched(int fd) {
+  FaultHandlers handlers;
+  std::string content(4 * kPageSize, 0);
+  ASSERT_EQ(pread(fd, content.data(), content.size(), 0), ssize_t{4 * kPageSize});
+  auto map = [fd](int prot) { return Mapping::map(4 * kPageSize, prot, MAP_PRIVATE, fd, 0); };
+  auto shows_file = [&](const char* at, size_t from = 0) {
+    return memcmp(at + from, content.data() + from, content.size() - from) == 0;
+  };
+
+  EXPECT_TRUE(shows_file(map(PROT_READ).address()));
+  EXPECT_TRUE(shows_file(map(PROT_READ | PROT_EXEC).address()));
+  {
+    Mapping written = map(kReadWrite);
+    written.page(2)[5] = static_cast<char>(content[2 * kPageSize + 5] + 1);
+    EXPECT_TRUE(shows_file(written.address(), 2 * kPageSize + 6));
+    EXPECT_EQ(memcmp(written.address(), content.data(), 2 * kPageSize + 5), 0);
+    EXPECT_TRUE(shows_file(map(kReadWrite).address()));
+  }
+  {
+    Mapping memory = map(PROT_READ);
+    Pipe pipe = must_pipe();
+    char byte = 0;
+    EXPECT_EQ(write(pipe.write_end.get(), memory.page(1) + 3, 1), 1);
+    must(read(pipe.read_end.get(), &byte, 1), "read");
+    EXPECT_EQ(byte, content[kPageSize + 3]);
+  }
+  {
+    Mapping memory = map(kReadWrite);
+    Pipe pipe = must_pipe();
+    must(write(pipe.write_end.get(), "in", 2), "write");
+    EXPECT_EQ(read(pipe.read_end.get(), memory.address(), 2), 2);
+    EXPECT_EQ(memcmp(memory.address(), "in", 2), 0);
+    EXPECT_TRUE(shows_file(memory.address(), 2));
+  }
+  {
+    Mapping memory = map(kReadWrite);
+    Child child = Child::run([&] {
+      REQUIRE(shows_file(memory.address()));
+      memory.address()[0] = static_cast<char>(content[0] + 1);
+      return 0;
+    });
+    EXPECT_EQ(child.wait(), 0);
+    EXPECT_TRUE(shows_file(memory.address()));
+  }
+  {
+    Mapping memory = map(PROT_READ);
+    unsigned char pages[4] = {};
+    must(mincore(memory.address(), 4 * kPageSize, pages), "mincore");
+    for (unsigned char page : pages) EXPECT_EQ(page & 1, 1);
+    must(mlock(memory.address(), kPageSize), "mlock");
+    must(mprotect(memory.address(), 2 * kPageSize, PROT_NONE), "mprotect");
+    EXPECT_EQ(read_signal(memory.page(1)), SIGSEGV);
+    must(mprotect(memory.address(), 2 * kPageSize, kReadWrite), "mprotect");
+    EXPECT_TRUE(shows_file(memory.address()));
+  }
+  {
+    void* place = mmap(nullptr, 4 * kPageSize, PROT_READ, MAP_PRIVATE, fd, 0);
+    void* target = mmap(nullptr, 2 * kPageSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* moved =
+        mremap(place, 4 * kPageSize, 2 * kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+    ASSERT_NE(moved, MAP_FAILED);
+    EXPECT_EQ(memcmp(moved, content.data(), 2 * kPageSize), 0);
+    EXPECT_EQ(read_signal(static_cast<char*>(place)), SIGSEGV);
+    // What is replaced does not show for a moment.
+    mmap(moved, kPageSize, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 3 * kPageSize);
+    EXPECT_EQ(memcmp(moved, content.data() + 3 * kPageSize, kPageSize), 0);
+    mmap(moved, kPageSize, PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0);
+    EXPECT_EQ(*static_cast<char*>(moved), 0);
+    must(munmap(moved, 2 * kPageSize), "munmap");
+    EXPECT_EQ(read_signal(static_cast<char*>(moved)), SIGSEGV);
+  }
+  for (int i = 0; i < 100; ++i) {
+    Mapping memory = map(i % 2 == 0 ? PROT_READ : kReadWrite);
+    std::atomic<bool> right = true;
+    auto look = [&](int page) {
+      if (memcmp(memory.page(page), content.data() + page * kPageSize, kPageSize) != 0)
+        right = false;
+    };
+    std::thread other([&] { look(3); });
+    look(0);
+    other.join();
+    EXPECT_TRUE(right) << i;
+  }
+}
+
+TEST(FileMapping, UntouchedMappingsShowTheFile) {
+  TempDir dir;
+  std::string content;
+  for (size_t i = 0; i < 4 * kPageSize; ++i) content += static_cast<char>(1 + i % 100);
+  write_file(dir.file("f"), content);
+  look_at_untouched(must_open(dir.file("f"), O_RDONLY).get());
+}
+
+TEST(FileMapping, UntouchedMappingsOfProgramsShowThem) {
+  look_at_untouched(must_open("/bin/sh", O_RDONLY).get());
+}
+
+// As an interpreter does it: a library's segments over a mapping of all of it, zeros above.
+TEST(FileMapping, SegmentsOverAMappingOfTheWhole) {
+  TempDir dir;
+  std::string content;
+  for (size_t i = 0; i < 8 * kPageSize; ++i) content += static_cast<char>(1 + i / kPageSize);
+  write_file(dir.file("f"), content);
+  for (const bool early : {false, true}) {
+    UniqueFd fd = must_open(dir.file("f"), O_RDONLY);
+    Mapping whole = Mapping::map(10 * kPageSize, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    if (early) {
+      EXPECT_EQ(whole.page(7)[0], 8);
+    }
+    auto over = [&](int page, int pages, int prot, int flags, int file_page) {
+      ASSERT_NE(mmap(whole.page(page), pages * kPageSize, prot, MAP_FIXED | MAP_PRIVATE | flags,
+                     (flags & MAP_ANONYMOUS) != 0 ? -1 : fd.get(), file_page * kPageSize),
+                MAP_FAILED);
+    };
+    over(1, 3, PROT_READ | PROT_EXEC, 0, 1);
+    over(4, 1, PROT_READ, 0, 4);
+    over(5, 2, kReadWrite, 0, 4);  // the last page of the file before, as linkers lay it
+    memset(whole.page(6) + 100, 0, kPageSize - 100);
+    over(7, 3, kReadWrite, MAP_ANONYMOUS, 0);
+    for (int page = 0; page < 10; ++page) {
+      const int expected = page < 5 ? page + 1 : page < 7 ? page : 0;
+      EXPECT_EQ(whole.page(page)[50], expected) << page;
+      EXPECT_EQ(whole.page(page)[200], page == 6 ? 0 : expected) << page;
+    }
+    must(mprotect(whole.page(5), kPageSize, PROT_READ), "mprotect");
+    EXPECT_EQ(whole.page(5)[0], 5);
+    whole.page(9)[kPageSize - 1] = 1;
+  }
+}
+
+// A touch is for the mapping that is touched, whatever its neighbours are.
+TEST(FileMapping, NeighboursThatHaveNothingToShow) {
+  FaultHandlers handlers;
+  TempDir dir;
+  write_file(dir.file("f"), std::string(2 * kPageSize, 'f'));
+  UniqueFd fd = must_open(dir.file("f"), O_RDONLY);
+  constexpr size_t kNeighbours = 20;
+  Mapping place = Mapping::anonymous((2 * kNeighbours + 1) * kPageSize, PROT_NONE);
+  auto over = [&](size_t page, int prot, size_t file_page) {
+    must(mmap(place.page(page), kPageSize, prot, MAP_FIXED | MAP_PRIVATE, fd.get(),
+              static_cast<off_t>(file_page * kPageSize)) == MAP_FAILED
+             ? -1
+             : 0,
+         "mmap");
+  };
+  auto lay = [&](int prot, size_t file_page, int target_prot) {
+    // Every other one shows another page, so that they stay mappings of their own.
+    for (size_t i = 0; i <= 2 * kNeighbours; ++i) over(i, prot, file_page + i % 2 * 2);
+    over(kNeighbours, target_prot, 1);
+  };
+  for (const int target_prot : {PROT_READ, kReadWrite}) {
+    for (const auto& [prot, file_page] :
+         {std::pair{PROT_NONE, 0}, {kReadWrite, 2}, {kReadWrite, 0}, {PROT_READ, 7}}) {
+      lay(prot, static_cast<size_t>(file_page), target_prot);
+      EXPECT_EQ(read_signal(place.page(kNeighbours)), 0) << prot << " " << file_page;
+      EXPECT_EQ(place.page(kNeighbours)[7], 'f');
+      lay(prot, static_cast<size_t>(file_page), target_prot);
+      Pipe pipe = must_pipe();
+      EXPECT_EQ(write(pipe.write_end.get(), place.page(kNeighbours), 1), 1) << prot;
+    }
+  }
+  lay(PROT_NONE, 0, PROT_READ);
+  unsigned char page = 0;
+  must(mincore(place.page(0), kPageSize, &page), "mincore");
+  EXPECT_EQ(page & 1, 1);
 }
 
 TEST(FileMapping, SealsAndMappings) {
